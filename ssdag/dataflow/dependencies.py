@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Find futures in arguments, and put their values in place of them.
+
+Futures are found in positional and keyword arguments and, deep, in lists, tuples
+(named ones too), sets, frozensets and dictionaries (keys and values). Other containers
+are opaque: a future inside them is not seen.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures as cf
+from typing import Any
+
+from ssdag.errors import SsdagError
+from ssdag.references import Waitable
+
+#: What a type means to the scan; filled as types are met. Types are few, so it is small.
+_ATOM, _OPAQUE, _FUTURE, _WAITABLE, _LIST, _DICT, _NAMED = range(7)
+_KINDS: dict[type, int] = {
+    t: _ATOM for t in (int, float, complex, bool, str, bytes, type(None), type(...), type)
+}
+_KINDS.update({list: _LIST, tuple: _LIST, set: _LIST, frozenset: _LIST, dict: _DICT})
+
+#: Types that are sent inside a frame as they are; nobody can make their pickle fail.
+PLAIN: frozenset[type] = frozenset({int, float, bool, str, bytes, type(None)})
+
+
+def _kind(cls: type) -> int:
+    if issubclass(cls, cf.Future):
+        kind = _FUTURE
+    elif issubclass(cls, tuple) and hasattr(cls, "_make"):
+        kind = _NAMED
+    elif not issubclass(cls, type) and hasattr(cls, "__ssdag_future__"):
+        kind = _WAITABLE
+    else:
+        kind = _OPAQUE
+    if len(_KINDS) < 10_000:  # classes made in a loop must not pile up here
+        _KINDS[cls] = kind
+    return kind
+
+
+def find(
+    args: tuple[Any, ...], kwargs: dict[str, Any] | None
+) -> tuple[list[cf.Future[Any]], list[Waitable], bool]:
+    """Return the futures and waitables in the arguments, and whether all are plain.
+
+    Raises
+    ------
+    SsdagError
+        Containers that nest too deeply or contain themselves.
+    """
+    futures: list[cf.Future[Any]] = []
+    waitables: list[Waitable] = []
+    plain = not kwargs
+    kinds = _KINDS
+    for arg in args:
+        cls = type(arg)
+        if cls in PLAIN:
+            continue
+        plain = False
+        kind = kinds.get(cls)
+        if kind is None:
+            kind = _kind(cls)
+        if kind == _FUTURE:
+            futures.append(arg)
+        elif kind > _FUTURE:
+            _walk(arg, futures, waitables)
+    if kwargs:
+        for arg in kwargs.values():
+            if type(arg) not in PLAIN:
+                _walk(arg, futures, waitables)
+    return futures, waitables, plain
+
+
+def _walk(value: Any, futures: list[cf.Future[Any]], waitables: list[Waitable]) -> None:
+    try:
+        _descend(value, futures, waitables)
+    except RecursionError:
+        raise SsdagError(
+            "an argument nests too deeply or contains itself, so its futures cannot be found"
+        ) from None
+
+
+def _descend(value: Any, futures: list[cf.Future[Any]], waitables: list[Waitable]) -> None:
+    cls = type(value)
+    kind = _KINDS.get(cls)
+    if kind is None:
+        kind = _kind(cls)
+    if kind <= _OPAQUE:
+        return
+    if kind == _FUTURE:
+        futures.append(value)
+    elif kind == _WAITABLE:
+        waitables.append(value)
+    elif kind == _DICT:
+        for key, item in value.items():
+            _descend(key, futures, waitables)
+            _descend(item, futures, waitables)
+    else:
+        for item in value:
+            _descend(item, futures, waitables)
+
+
+def raw_value(future: cf.Future[Any]) -> Any:
+    """Return the result of a done future without resolving a reference.
+
+    A future that failed or was cancelled raises its error.
+    """
+    error = future.exception()
+    if error is not None:
+        raise error
+    return future._result
+
+
+def fill(
+    args: tuple[Any, ...], kwargs: dict[str, Any] | None
+) -> tuple[tuple[Any, ...], dict[str, Any] | None]:
+    """Return the arguments with the (raw) values of all futures in place.
+
+    Hashes values that stand in sets or are keys, so it may run user code: call it with
+    no lock held.
+    """
+    filled = tuple([put(arg) for arg in args])
+    if kwargs:
+        kwargs = {name: put(arg) for name, arg in kwargs.items()}
+    return filled, kwargs
+
+
+def put(value: Any) -> Any:
+    """Return `value` with every future in it replaced; the same object if there is none."""
+    cls = type(value)
+    kind = _KINDS.get(cls)
+    if kind is None:
+        kind = _kind(cls)
+    if kind <= _OPAQUE:
+        return value
+    if kind == _FUTURE:
+        return raw_value(value)
+    if kind == _WAITABLE:
+        return raw_value(value.__ssdag_future__())
+    if kind == _DICT:
+        pairs = [(put(key), put(item)) for key, item in value.items()]
+        if all(a is b for pair, old in zip(pairs, value.items(), strict=True)
+               for a, b in zip(pair, old, strict=True)):
+            return value
+        return dict(pairs)
+    items = [put(item) for item in value]
+    if all(a is b for a, b in zip(items, value, strict=True)):
+        return value
+    return cls._make(items) if kind == _NAMED else cls(items)
