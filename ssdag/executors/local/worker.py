@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The worker process: takes frames of tasks, runs them in order, sends results back.
+
+It imports as little as it can: its start is the start of the user's first result.
+Results are sent when the input is empty, when 200 µs have passed since the last frame,
+before a task whose function is known to be slow, and, by a helper thread, when a task
+turns out to be slow: a slow task never holds back the results of quick ones.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import sys
+import threading
+from collections import deque
+from time import monotonic_ns
+from typing import TYPE_CHECKING, Any
+
+from ssdag.errors import SerializationError
+from ssdag.executors.local.messages import (
+    ERROR,
+    MAX_CREDIT,
+    PICKLED,
+    PLAIN,
+    SKIPPED,
+    Packer,
+    Page,
+    collect,
+)
+from ssdag.wire import context
+from ssdag.wire.frames import FrameReader, FrameWriter, encode
+from ssdag.wire.serialize import dump_error, loads
+from ssdag.wire.shared import RELEASED, SegmentPool, attach_leased
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_FLUSH_NS = 200_000
+_SLOW_NS = 1_000_000
+_PLAIN = frozenset({int, float, bool, str, bytes, type(None)})
+#: Longer plain values go by pickle, where large buffers may leave the frame.
+_PLAIN_BYTES = 64 * 1024
+
+
+class _Function:
+    """A function of the table; loaded when it is first called."""
+
+    __slots__ = ("_blob", "_call", "slow")
+
+    def __init__(self, blob: bytes) -> None:
+        self._blob = blob
+        self._call: Callable[..., Any] | None = None
+        self.slow = True  # until a run shows otherwise
+
+    def get(self) -> Callable[..., Any]:
+        if self._call is None:
+            from ssdag.wire.functions import load_function
+
+            try:
+                self._call = load_function(self._blob)
+            except ImportError as error:
+                error.add_note(
+                    "The worker process could not import the function's module; it must be "
+                    "importable from the folder and sys.path of the script that started ssdag."
+                )
+                raise
+        return self._call
+
+
+class Worker:
+    """One worker process.
+
+    Parameters
+    ----------
+    sock : socket.socket
+        The connection to the hub, blocking.
+    page : Page
+        The memory shared with the hub.
+    """
+
+    def __init__(self, sock: socket.socket, page: Page) -> None:
+        self._reader = FrameReader(sock)
+        self._writer = FrameWriter(sock)
+        self._counters = page.counters
+        self._flags = page.flags
+        self._functions: dict[int, _Function] = {}
+        self._results: deque[tuple[Any, ...]] = deque()
+        self._sending = threading.Lock()
+        self._busy = threading.Event()
+        self._last_flush = 0
+        self._number = 0
+        self._packer = Packer(SegmentPool(None, ""), 0)
+
+    def run(self) -> None:
+        """Serve until the hub closes the connection."""
+        self._greet()
+        threading.Thread(target=self._flush_late, name="ssdag-flush", daemon=True).start()
+        reader = self._reader
+        while True:
+            frame = reader.take()
+            if frame is None:
+                self._flush()
+                self._busy.clear()
+                sys.stdout.flush()
+                reader.read()
+                continue
+            self._busy.set()
+            functions, tasks, released = pickle.loads(frame.body)
+            for number, blob in functions:
+                self._functions[number] = _Function(blob)
+            for path in released:
+                self._packer.pool.release(path)
+            self._run_tasks(tasks, iter(frame.buffers))
+
+    def _greet(self) -> None:
+        """Take the first frame: where we are."""
+        while not self._reader.read():
+            pass
+        frame = self._reader.take()
+        assert frame is not None
+        hello = pickle.loads(frame.body)
+        sys.path[:] = hello["path"]
+        sys.argv[:] = hello["argv"]
+        os.chdir(hello["cwd"])
+        self._packer = Packer(SegmentPool(hello["folder"], hello["name"]), hello["threshold"])
+
+    def _run_tasks(self, tasks: list[tuple[Any, ...]], buffers: Iterator[Any]) -> None:
+        counters, flags, results = self._counters, self._flags, self._results
+        ring = 2 * MAX_CREDIT
+        number = self._number
+        now = monotonic_ns()
+        for function_number, arguments, entries in tasks:
+            number += 1
+            function = self._functions[function_number]
+            if function.slow and results:
+                self._flush()
+            counters[0] = now
+            counters[1] = number
+            if flags[number % ring]:
+                if entries:  # leave the frame's buffers in step
+                    collect(entries, buffers, lambda path, _size: RELEASED.append(path))
+                result: tuple[Any, ...] = (SKIPPED, None, None, ())
+                ended = now
+            else:
+                result = self._call(function, arguments, entries, buffers)
+                ended = monotonic_ns()
+                function.slow = ended - now > _SLOW_NS
+            counters[2] = number
+            code, value, own, beside = result
+            results.append((code, value, own, now, ended, beside))
+            now = ended
+            # Buffers beside the pickle are the user's memory: out before he changes it.
+            if beside or now - self._last_flush > _FLUSH_NS:
+                self._flush()
+            del result, value, own, beside
+        self._number = number
+
+    def _call(
+        self, function: _Function, arguments: Any, entries: Any, buffers: Iterator[Any]
+    ) -> tuple[Any, ...]:
+        """Run one task; whatever the user's code raises becomes its result."""
+        try:
+            # First, so that the frame's buffers stay in step whatever fails below.
+            own = collect(entries, buffers, attach_leased) if entries else None
+            call = function.get()
+            if type(arguments) is tuple:
+                value = call(*arguments)
+            else:
+                args, kwargs = loads(arguments, own)
+                del own
+                value = call(*args, **kwargs) if kwargs else call(*args)
+                del args, kwargs
+        except BaseException as error:  # user code, which may also raise SystemExit
+            return ERROR, _without_our_frames(error), None, ()
+        cls = type(value)
+        if cls in _PLAIN and (cls not in (str, bytes) or len(value) < _PLAIN_BYTES):
+            return PLAIN, value, None, ()
+        try:
+            # Now, not when it is sent: a later task may change what this one returned.
+            payload, own = self._packer.pack(value)
+        except SerializationError as error:
+            return ERROR, dump_error(SerializationError(f"the task's result: {error}")), None, ()
+        return PICKLED, payload, own, self._packer.take_buffers()
+
+    def _flush(self) -> None:
+        with self._sending:
+            if self._results or RELEASED:
+                self._send()
+
+    def _send(self) -> None:
+        """Send what there is; the sending lock is held."""
+        batch = []
+        buffers: list[memoryview] = []
+        for _ in range(len(self._results)):
+            result = self._results.popleft()
+            buffers += result[5]
+            batch.append(result[:5])
+        released, RELEASED[:] = RELEASED[:], []
+        self._writer.send(encode(pickle.dumps((batch, released), 5), buffers))
+        self._last_flush = monotonic_ns()
+
+    def _flush_late(self) -> None:
+        """Send finished results while a slow task runs; asleep when nothing runs."""
+        pause = threading.Event()
+        while True:
+            self._busy.wait()
+            pause.wait(0.001)
+            if self._results and monotonic_ns() - self._last_flush > _FLUSH_NS:
+                self._flush()
+
+
+def _without_our_frames(error: BaseException) -> bytes:
+    """Pickle an error whose traceback begins in the user's code."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    if trace is not None:
+        error.__traceback__ = trace
+    if isinstance(error, (SystemExit, KeyboardInterrupt)):
+        text = f"the task raised {type(error).__name__}({', '.join(map(repr, error.args))})"
+        replacement = RuntimeError(text)
+        replacement.__cause__ = error
+        error = replacement
+    return dump_error(error)
+
+
+def main(sock_fd: int, page_fd: int) -> None:
+    """Run a worker on inherited descriptors; returns when the hub is gone."""
+    context.enter_worker()
+    sock = socket.socket(fileno=sock_fd)
+    page = Page(page_fd)
+    os.close(page_fd)
+    os.set_inheritable(sock_fd, False)
+    try:
+        Worker(sock, page).run()
+    except (EOFError, ConnectionError):
+        pass
+    finally:
+        # No interpreter shutdown: threads that user code left behind must not keep us.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Large buffers by reference on one machine: pooled files in ``/dev/shm``.
+
+A writer copies a buffer into a file of its pool with ``pwrite`` (a full tmpfs is then
+an error and not a SIGBUS) and sends the path. A reader maps the file privately: it sees
+the writer's pages without a copy, and may write to its array without anybody noticing.
+When the reader's last view is gone the file goes back to the writer's pool, warm: page
+faults cost far more than the copy itself.
+
+All files of an engine lie in one private folder, which the engine removes when it ends
+and the guard removes if the driver is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import mmap
+import os
+import tempfile
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from ssdag.references import Reference
+from ssdag.wire.serialize import loads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_log = logging.getLogger("ssdag.wire")
+
+#: Buffers of this many bytes or more travel by reference.
+THRESHOLD_BYTES = 1 << 20
+#: Free segments that a pool keeps warm, in bytes.
+KEEP_BYTES = 512 << 20
+
+
+def make_folder() -> str | None:
+    """Make a private folder for segments; None where the machine has no ``/dev/shm``."""
+    if not os.access("/dev/shm", os.W_OK | os.X_OK):
+        return None
+    return tempfile.mkdtemp(prefix=f"ssdag-{os.getpid()}-", dir="/dev/shm")
+
+
+class SegmentPool:
+    """Writes buffers into files that are used again.
+
+    Parameters
+    ----------
+    folder : str or None
+        Where the files lie; None makes :meth:`store` refuse everything.
+    prefix : str
+        Begins each file's name; unique among the writers of a folder.
+    """
+
+    def __init__(self, folder: str | None, prefix: str) -> None:
+        self._folder = folder
+        self._prefix = prefix
+        self._free: dict[int, list[str]] = {}
+        self._sizes: dict[str, int] = {}
+        self._kept = 0
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def store(self, view: memoryview) -> str | None:
+        """Copy a buffer into a segment and return its path; None if there is no room."""
+        if self._folder is None:
+            return None
+        size = view.nbytes
+        rounded = 1 << max(size - 1, 1).bit_length()
+        with self._lock:
+            free = self._free.get(rounded)
+            path = free.pop() if free else None
+            if path is not None:
+                self._kept -= rounded
+            else:
+                self._count += 1
+                path = os.path.join(self._folder, f"{self._prefix}-{self._count}")
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                done = 0
+                while done < size:
+                    done += os.pwrite(fd, view[done:], done)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            _log.warning("no room for %d bytes in %s (%s): sent by socket", size, path, error)
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            return None
+        self._sizes[path] = rounded
+        return path
+
+    def release(self, path: str) -> None:
+        """Take a segment back that nobody reads any more."""
+        with self._lock:
+            rounded = self._sizes.pop(path, 0)
+            if rounded and self._kept + rounded <= KEEP_BYTES:
+                self._kept += rounded
+                self._free.setdefault(rounded, []).append(path)
+                return
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def attach(path: str, size: int, on_release: Callable[[], None]) -> mmap.mmap:
+    """Map a segment privately; `on_release` is called when the last view is gone.
+
+    Raises
+    ------
+    OSError
+        The segment is gone.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        mapping = mmap.mmap(fd, size, access=mmap.ACCESS_COPY)
+    finally:
+        os.close(fd)
+    weakref.finalize(mapping, on_release).atexit = False
+    return mapping
+
+
+class Handle:
+    """One reader's hold on a segment; when it is collected, the segment is free.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    size : int
+        Bytes of it that count.
+    release : callable
+        Takes the path; tells the writer's pool.
+    """
+
+    __slots__ = ("__weakref__", "path", "size")
+
+    def __init__(self, path: str, size: int, release: Callable[[str], None]) -> None:
+        self.path = path
+        self.size = size
+        weakref.finalize(self, release, path).atexit = False
+
+    def _hold(self) -> None:
+        """Do nothing: a bound method of a handle keeps the handle alive."""
+
+    def attach(self) -> mmap.mmap:
+        """Map the segment; the handle lives as long as the mapping does."""
+        return attach(self.path, self.size, self._hold)
+
+
+class Leases(threading.local):
+    """Where a pickler in this thread notes the segments that it sends on."""
+
+    taken: list[Handle] | None = None
+
+
+LEASES = Leases()
+
+
+class SharedValue(Reference):
+    """A value whose large buffers lie in segments; kept as it came until it is used.
+
+    As a task's argument it is sent on as it is: the driver neither loads nor copies it.
+
+    Parameters
+    ----------
+    payload : bytes
+        The pickle.
+    buffers : sequence of bytearray or Handle
+        Its buffers out of band, in order.
+    """
+
+    __slots__ = ("_buffers", "_payload")
+
+    def __init__(self, payload: bytes, buffers: Sequence[Any]) -> None:
+        self._payload = payload
+        self._buffers = tuple(buffers)
+
+    def resolve(self) -> Any:
+        """Load the value; arrays are views of mapped memory, private to the caller."""
+        return loads(
+            self._payload,
+            [b.attach() if isinstance(b, Handle) else bytearray(b) for b in self._buffers],
+        )
+
+    def __ssdag_parts__(self) -> tuple[Any, ...]:
+        return self._payload, self._buffers
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        taken = LEASES.taken
+        if taken is None:  # somebody else pickles: give the value itself
+            return _same, (self.resolve(),)
+        parts: list[Any] = []
+        for buffer in self._buffers:
+            if isinstance(buffer, Handle):
+                taken.append(buffer)
+                parts.append((buffer.path, buffer.size))
+            else:
+                parts.append(buffer)
+        return _load_shared, (self._payload, parts)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+#: Paths whose last view in this process is gone; a worker reports them to its hub.
+RELEASED: list[str] = []
+
+
+def attach_leased(path: str, size: int) -> mmap.mmap:
+    """Map a segment in a worker; its release is reported through :data:`RELEASED`."""
+    return attach(path, size, lambda: RELEASED.append(path))
+
+
+def _load_shared(payload: bytes, parts: Sequence[Any]) -> Any:
+    return loads(
+        payload, [attach_leased(*part) if isinstance(part, tuple) else part for part in parts]
+    )
