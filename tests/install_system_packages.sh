@@ -1,0 +1,42 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-3-Clause
+# Installs the system programs that integration tests use: with apt-get where we are root,
+# otherwise it says in one line each what will be skipped. Never fails: the tests decide.
+set -u
+
+# One line each: program | Debian package | what is skipped without it
+needs='
+redis-server|redis-server|tests on the Redis of the system (the packaged Valkey is still tested)
+'
+
+missing() {
+    printf '%s' "$needs" | while IFS='|' read -r program package skipped; do
+        [ -n "$program" ] || continue
+        command -v "$program" >/dev/null 2>&1 || printf '%s|%s|%s\n' "$program" "$package" "$skipped"
+    done
+}
+
+absent=$(missing)
+[ -n "$absent" ] || exit 0
+why='not root'
+if [ "$(id -u)" = 0 ]; then
+    if command -v apt-get >/dev/null 2>&1; then
+        packages=$(printf '%s\n' "$absent" | cut -d'|' -f2 | tr ' ' '\n' | sort -u | tr '\n' ' ')
+        echo "apt-get install $packages"
+        export DEBIAN_FRONTEND=noninteractive
+        # RUNLEVEL=1: a package must not start its service; the tests start their own.
+        apt() { RUNLEVEL=1 apt-get -qq -o Acquire::Retries=1 -o Acquire::http::Timeout=30 "$@" </dev/null >/dev/null 2>&1; }
+        if apt update && apt install -y --no-install-recommends $packages; then
+            absent=$(missing)
+            why='not in the package'
+        else
+            why='apt-get failed: no network?'
+        fi
+    else
+        why='no apt-get here'
+    fi
+fi
+[ -n "$absent" ] && printf '%s\n' "$absent" | while IFS='|' read -r program package skipped; do
+    echo "no $program ($why; apt-get install $package): skipping $skipped"
+done
+exit 0
