@@ -151,21 +151,32 @@ class Process:
         TimeoutError
             It still runs after `timeout` seconds.
         """
-        with self._lock:
-            if self._exit_code is not None:
-                return self._exit_code
-            self._waiting += 1  # keeps the descriptor open under our poll
+        fd = self.hold()
         try:
-            _wait_readable(self._fd, timeout)
+            if fd >= 0:
+                _wait_readable(fd, timeout)
         finally:
-            with self._lock:
-                self._waiting -= 1
-                self._reap()
-                if self._exit_code is not None and not self._waiting:
-                    self._close()
-        if self._exit_code is None:
+            self.let_go()
+        if (code := self.poll()) is None:
             raise TimeoutError(f"process {self.pid} still runs after {timeout} s")
-        return self._exit_code
+        return code
+
+    def hold(self) -> int:
+        """Return the descriptor of :meth:`fileno`, and keep it open; -1 if it is closed.
+
+        For a thread that waits by other means than :meth:`wait` while another one may
+        fetch the exit code; call :meth:`let_go` afterwards, in any case.
+        """
+        with self._lock:
+            self._waiting += 1
+            return self._fd
+
+    def let_go(self) -> None:
+        """End what :meth:`hold` began."""
+        with self._lock:
+            self._waiting -= 1
+            if self._exit_code is not None and not self._waiting:
+                self._close()
 
     def send_signal(self, signum: int) -> None:
         """Signal this process alone; nothing happens if it has ended."""
