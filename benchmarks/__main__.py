@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""``python -m benchmarks``: measure, print the tables, write ``results/engine.json``."""
+"""``python -m benchmarks``: measure, print the tables, write the JSON and the docs page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import engine, tables
+from benchmarks import engine, report, tables
 from benchmarks.launch import NAMES
 from benchmarks.peers import BACKENDS
 
@@ -49,6 +49,9 @@ def main() -> None:
     if path is not None:
         run.save(path)
         console.print(f"written: {path}", highlight=False)
+    if path == engine.RESULTS / "engine.json":
+        report.write()
+        console.print(f"written: {report.PAGE}", highlight=False)
 
 
 if __name__ == "__main__":

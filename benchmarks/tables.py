@@ -55,11 +55,11 @@ def number(value: float | None) -> str:
     """Three significant digits, thousands separated; a dash for nothing."""
     if value is None:
         return "-"
-    if abs(value) >= 1000:
-        digits = len(str(int(abs(value)))) - 3
+    if abs(value) >= 999.5:
+        digits = len(str(round(abs(value)))) - 3
         return f"{round(value, -digits):,.0f}"
     text = f"{value:.3g}"
-    return text if "e" not in text else f"{value:.6f}".rstrip("0")
+    return text if "e" not in text else f"{value:.6f}".rstrip("0").rstrip(".")
 
 
 def times(value: float) -> str:
