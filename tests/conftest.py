@@ -59,7 +59,16 @@ def _our_threads() -> set[threading.Thread]:
 
 
 def _our_segments() -> set[str]:
-    return {name for name in os.listdir(SHARED_MEMORY) if name.startswith("ssdag-")}
+    """Folders of segments, ``ssdag-<pid>-*``, except those of other live programs."""
+    names = {name for name in os.listdir(SHARED_MEMORY) if name.startswith("ssdag-")}
+    return {name for name in names if not _is_foreign(name)}
+
+
+def _is_foreign(name: str) -> bool:
+    pid = name.split("-")[1]
+    if not pid.isdigit() or int(pid) == os.getpid() or not psutil.pid_exists(int(pid)):
+        return False
+    return int(pid) not in {p.pid for p in psutil.Process().children(recursive=True)}
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The manual builds without a warning, and what it shows works.
+
+The Python blocks of a page are one script, run in an empty folder. A comment
+``# prints TEXT`` is a promise: the script's output is these texts, in this order.
+TOML blocks with a comment ``# file: NAME`` are files in that folder.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+#: Seconds that the script of one page may take.
+DEADLINE_S = 120
+
+
+def blocks(page: Path, language: str) -> list[tuple[int, str]]:
+    """Code blocks of a page: the number of the line above each, and its text."""
+    text = page.read_text()
+    return [
+        (text.count("\n", 0, match.start(1)), match[1])
+        for match in re.finditer(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
+    ]
+
+
+def as_script(page: Path) -> str:
+    """One script with every block on the lines where the page has it."""
+    script = ""
+    for line, code in blocks(page, "python"):
+        script += "\n" * (line - script.count("\n")) + code
+    return script
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_a_page_shows_what_works(page: Path, tmp_path: Path) -> None:
+    script = as_script(page)
+    if not script:
+        pytest.skip("no Python on this page")
+    for _, text in blocks(page, "toml"):
+        if name := re.match(r"# file: (\S+)", text):
+            (tmp_path / name[1]).write_text(text)
+    (tmp_path / f"{page.stem}_page.py").write_text(script)
+    done = subprocess.run(
+        [sys.executable, f"{page.stem}_page.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    promised = re.findall(r"# prints (.*)", script)
+    if promised:
+        assert done.stdout.splitlines() == promised, done.stderr
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.slow
+def test_the_manual_builds_without_a_warning(tmp_path: Path) -> None:
+    absent = [n for n in ("sphinx", "furo", "myst_parser") if importlib.util.find_spec(n) is None]
+    if absent:
+        pytest.skip(f"not installed: {', '.join(absent)}")
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html",
+         "-d", str(tmp_path / "trees"), str(ROOT / "docs"), str(tmp_path / "html")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=170,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "html" / "quickstart.html").is_file()
