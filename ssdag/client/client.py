@@ -295,6 +295,10 @@ class Client:
         that one only idle connections are closed, and it goes on working.
         """
         self._closed = not self.shared
+        self.release()
+
+    def release(self) -> None:
+        """Close the idle connections; the next call connects anew."""
         self._pool.close()
         with self._lock:
             made, self._redis = self._redis, None

@@ -104,7 +104,7 @@ def as_bytes(array: Array) -> memoryview:
     Writable if the array is; bytes are in memory order, whichever that is.
     """
     if array.nbytes == 0:
-        return memoryview(b"")
+        return memoryview(bytearray())
     flat = array.reshape(-1) if array.flags.c_contiguous else array.T.reshape(-1)
     return memoryview(flat.view(np.uint8))  # type: ignore[arg-type]  # numpy's stubs < 3.12
 

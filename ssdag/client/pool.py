@@ -77,6 +77,10 @@ class Pool:
         """Close what is idle; connections in use are closed as they come back."""
         self._drop_idle()
 
+    def __del__(self) -> None:
+        if hasattr(self, "_idle"):
+            self._drop_idle()
+
     def _drop_idle(self) -> None:
         idle, self._idle = self._idle, []
         for connection in idle:

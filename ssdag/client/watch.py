@@ -40,6 +40,9 @@ _CHANNEL = b"__keyspace@0__:"
 #: Events after which a key is not there.
 _REMOVALS = frozenset({b"del", b"expired", b"evicted", b"rename_from", b"move_from"})
 
+#: How long the thread stays when nobody waits any more.
+_LINGER_S = 1.0
+
 #: Names in one command or one look.
 _BATCH = 500
 
@@ -137,7 +140,7 @@ class TensorWatcher:
             self._error = error
             waiting, self._futures = self._futures, {}
             if self._thread is not None:
-                self._wake()
+                os.eventfd_write(self._wake_fd, 1)
         for futures in waiting.values():
             for future in futures:
                 _finish(future, error)
@@ -154,24 +157,29 @@ class TensorWatcher:
 
     def _main(self) -> None:
         try:
-            while self._error is None:
-                self._wait(None, None)  # until there is something to wait for
-                if self._futures:
-                    self._stay_connected()
+            while not self._leave():
+                self._stay_connected()
         except SsdagError as error:
             self.close(error)
+            self._leave()
         except Exception as error:  # the top of a thread
             _log.exception("the watcher of %s failed", self._client.address)
             self.close(StoreError(f"waiting on {self._client.address} failed: {error!r}"))
-        finally:
-            self._client.close()
-            with self._lock:
-                os.close(self._wake_fd)
-                self._wake_fd = -1
-                self._thread = None
+            self._leave()
+
+    def _leave(self) -> bool:
+        """End the thread if it is closed or nobody waits; the next one to wait starts anew."""
+        with self._lock:
+            if self._futures and self._error is None:
+                return False
+            os.close(self._wake_fd)
+            self._wake_fd = -1
+            self._thread = None
+        self._client.release()
+        return True
 
     def _stay_connected(self) -> None:
-        """Watch until closed, or until the connection is lost while nobody waits."""
+        """Watch until closed, or until nobody waits any more."""
         lost_s = 0.0
         delay = _FIRST_DELAY_S
         while self._error is None and self._futures:
@@ -218,8 +226,11 @@ class TensorWatcher:
             self._dropped = []
         while self._error is None:
             self._send_changes(connection)
-            if self._wait(connection, None):
+            waiting = bool(self._futures)
+            if self._wait(connection, None if waiting else _LINGER_S):
                 self._receive(connection)
+            elif not (waiting or self._futures):
+                return
 
     def _check_server(self) -> None:
         """Raise StoreError if the server sends no notifications."""
