@@ -70,7 +70,12 @@ class Proxy:
             far.connect(self._target)
             self._open += [near, far]
             up, down = self.cuts.pop(0) if self.cuts else (None, None)
-            pair = threading.Barrier(2, action=lambda a=near, b=far: (a.close(), b.close()))  # type: ignore[misc]
+
+            def close(near: socket.socket = near, far: socket.socket = far) -> None:
+                near.close()
+                far.close()
+
+            pair = threading.Barrier(2, action=close)
             for source, sink, limit in ((near, far, up), (far, near, down)):
                 thread = threading.Thread(target=self._relay, args=(source, sink, limit, pair))
                 thread.start()

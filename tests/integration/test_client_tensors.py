@@ -276,7 +276,7 @@ def test_memory_limit(client: Client) -> None:
 
 
 def test_too_large_for_the_server(client: Client) -> None:
-    limit = client.redis.config_get("proto-max-bulk-len")["proto-max-bulk-len"]  # type: ignore[index]
+    limit = client.redis.config_get("proto-max-bulk-len")["proto-max-bulk-len"] or 0
     client.redis.config_set("proto-max-bulk-len", 1 << 20)
     try:
         # The server refuses and hangs up while the array is on its way.

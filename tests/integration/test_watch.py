@@ -81,7 +81,7 @@ def test_other_ways_to_appear(db: Orchestrator, command: str) -> None:
     elif command == "copy":
         redis.copy("source", "target")
     else:
-        redis.restore("target", 0, redis.dump("source"))
+        redis.restore("target", 0, redis.dump("source") or b"")
     assert future.result(5).tolist() == [3]
 
 
@@ -91,7 +91,12 @@ def test_two_thousand_names(db: Orchestrator) -> None:
     for name in names[::3]:
         client.put_tensor(name, [1])
     futures = [db.tensor(name) for name in names]
-    writer = threading.Thread(target=lambda: [client.put_tensor(n, [1]) for n in names[1::3]])
+
+    def write() -> None:
+        for name in names[1::3]:
+            client.put_tensor(name, [1])
+
+    writer = threading.Thread(target=write)
     writer.start()
     for name in names[2::3]:
         client.put_tensor(name, [1])
@@ -195,10 +200,12 @@ def test_latency(db: Orchestrator) -> None:
         future = db.tensor(f"t{i}")
         woken = threading.Event()
         when: list[float] = []
-        future.add_done_callback(
-            lambda _, w=woken, t=when: (t.append(time.perf_counter()), w.set())
-        )  # type: ignore[misc]
-        client.tensor_exists("x")
+
+        def note(_: object, woken: threading.Event = woken, when: list[float] = when) -> None:
+            when.append(time.perf_counter())
+            woken.set()
+
+        future.add_done_callback(note)
         began = time.perf_counter()
         client.put_tensor(f"t{i}", [1])
         assert woken.wait(5)
