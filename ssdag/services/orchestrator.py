@@ -7,7 +7,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import socket
 import tempfile
 import threading
 from concurrent.futures import InvalidStateError
@@ -21,6 +20,7 @@ from ssdag.client.shared import ClientReference, forget_client, shared_client
 from ssdag.client.watch import close_watcher, watcher_for
 from ssdag.errors import ConfigError, ServiceError, ServiceStartError, SsdagError, StoreError
 from ssdag.futures import DataFuture
+from ssdag.services.folder import choose_socket, free_port, write_private
 from ssdag.services.node import RestartPolicy, ServiceNode
 from ssdag.services.server import ServerProcess, configuration, find_server, how_ended
 from ssdag.states import ServiceState
@@ -33,13 +33,8 @@ if TYPE_CHECKING:
     from ssdag.client.npy import Array
     from ssdag.futures import Future
 
-#: The kernel's limit for the path of a unix socket.
-_LONGEST_SOCKET_PATH = 107
-
 #: How often another free port is taken because somebody else got it first.
 _PORT_TRIES = 5
-
-_SOCKET_NAME = "server.sock"
 
 
 class Orchestrator(ServiceNode):
@@ -228,26 +223,14 @@ class Orchestrator(ServiceNode):
         folder = Path(tempfile.mkdtemp(prefix="ssdag-"))
         self._folder = folder
         guard.path(folder)
-        wanted = self._wanted_socket
-        if wanted is not False:
-            path = str(folder / _SOCKET_NAME)
-            if wanted not in (None, True):
-                path = os.path.abspath(os.fspath(wanted))  # type: ignore[arg-type]
-                _check_free(path)
-            if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
-                self._socket = path
-            elif wanted is not None or self._wanted_port == 0:
-                raise ServiceStartError(
-                    f"the path of the unix socket is longer than {_LONGEST_SOCKET_PATH} bytes: "
-                    f"{path}; give a shorter one with unix_socket=, or set TMPDIR"
-                )
-        _write_private(folder / "password", self._password + "\n")
+        self._socket = choose_socket(folder, self._wanted_socket, needed=self._wanted_port == 0)
+        write_private(folder / "password", self._password + "\n")
 
     def _launch(self, program: str) -> None:
         """Start the server once and wait until it is ready."""
         assert self._folder is not None
         if not self._deaths:  # after a death it comes back where clients know it
-            self._port = _free_port() if self._wanted_port is None else self._wanted_port
+            self._port = free_port() if self._wanted_port is None else self._wanted_port
         conf, log = self._folder / "server.conf", self._folder / "server.log"
         text = configuration(
             folder=str(self._folder),
@@ -257,8 +240,8 @@ class Orchestrator(ServiceNode):
             memory_limit_bytes=self._memory_limit_bytes,
             extra=self._config,
         )
-        _write_private(conf, text)
-        _write_private(log, "")
+        write_private(conf, text)
+        write_private(log, "")
         if self._socket:
             guard.path(self._socket)
         server = ServerProcess(program, conf, log)
@@ -342,25 +325,3 @@ class Orchestrator(ServiceNode):
             "memory_bytes": int(info.get("used_memory", 0)),
             "clients": int(info.get("connected_clients", 0)),
         }
-
-
-def _check_free(path: str) -> None:
-    """Raise ServiceStartError if somebody listens on a socket path: a server would take it."""
-    try:
-        Address(path=path).connect(0.5).close()
-    except OSError:
-        return
-    raise ServiceStartError(f"unix socket {path} is in use by another program")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file that nobody else may read, from its first byte on."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(fd, "w", encoding="utf-8") as out:
-        out.write(text)
