@@ -286,11 +286,13 @@ class DataFuture(Future[T]):
         What the data is called (tensor name, file path).
     """
 
-    __slots__ = ("_on_cancel", "kind", "name")
+    __slots__ = ("_on_cancel", "kind", "name", "target")
 
-    def __init__(self, name: str, kind: str = "data") -> None:
+    def __init__(self, name: str, kind: str = "data", target: Any = None) -> None:
         super().__init__()
         self.name = name
+        #: What it will be completed with, where that is known beforehand (a ``File``).
+        self.target = target
         #: What it stands for, shown in the graph: "tensor", "file", ...
         self.kind = kind
         self._on_cancel: Callable[[DataFuture[Any]], None] | None = None

@@ -107,7 +107,17 @@ class AppSpec:
 class Extras:
     """What only few tasks have; kept apart so that the others stay small."""
 
-    __slots__ = ("join_parts", "label", "memo_key", "outputs", "spent", "stderr", "stdout")
+    __slots__ = (
+        "follows",
+        "join_parts",
+        "label",
+        "memo_key",
+        "outputs",
+        "spent",
+        "stderr",
+        "stdout",
+        "tries",
+    )
 
     def __init__(self) -> None:
         self.outputs: list[DataFuture[Any]] = []
@@ -115,8 +125,11 @@ class Extras:
         self.stderr: Any = None
         self.label: str | None = None
         self.memo_key: bytes | None = None
-        #: Retry budget used so far.
+        #: The future of an identical call in flight, whose outcome this task shares.
+        self.follows: AppFuture[Any] | None = None
+        #: Retry budget used so far, and attempts that failed.
         self.spent: float = 0.0
+        self.tries = 0
         #: What a join body returned, while its futures are awaited.
         self.join_parts: Any = None
 
@@ -212,10 +225,16 @@ class Task:
         return f"<task {self.task_id} {self.app.name} {self.state.name.lower()}>"
 
 
-def launch(tasks: Iterable[Task]) -> list[Task]:
-    """Mark tasks as handed to a worker; return those that were not cancelled meanwhile."""
+def launch(
+    tasks: Iterable[Task],
+) -> list[tuple[Task, tuple[Any, ...], dict[str, Any] | None]]:
+    """Mark tasks as handed to a worker; return the live ones with their arguments.
+
+    The arguments are taken here, under the lock: a cancel drops them from the task, and
+    a body must never run without them.
+    """
     with LOCK:
-        return [task for task in tasks if task.move(TaskState.LAUNCHED)]
+        return [(t, t.args, t.kwargs) for t in tasks if t.move(TaskState.LAUNCHED)]
 
 
 class AppFuture(Future[T]):

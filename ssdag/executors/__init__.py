@@ -1,1 +1,28 @@
 # SPDX-License-Identifier: BSD-3-Clause
+"""Executors: what runs tasks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ssdag.executors.base import Capabilities, Executor
+    from ssdag.executors.local.executor import LocalExecutor
+    from ssdag.executors.threads import ThreadExecutor
+
+__all__ = ["Capabilities", "Executor", "LocalExecutor", "ThreadExecutor"]
+
+_WHERE = {
+    "Capabilities": "ssdag.executors.base",
+    "Executor": "ssdag.executors.base",
+    "LocalExecutor": "ssdag.executors.local.executor",
+    "ThreadExecutor": "ssdag.executors.threads",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        from importlib import import_module
+
+        return getattr(import_module(_WHERE[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,6 +20,7 @@ import os
 import tempfile
 import threading
 import weakref
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from ssdag.references import Reference
@@ -33,7 +34,7 @@ _log = logging.getLogger("ssdag.wire")
 #: Buffers of this many bytes or more travel by reference.
 THRESHOLD_BYTES = 1 << 20
 #: Free segments that a pool keeps warm, in bytes.
-KEEP_BYTES = 512 << 20
+KEEP_BYTES = 256 << 20
 
 
 def make_folder() -> str | None:
@@ -62,6 +63,7 @@ class SegmentPool:
         self._kept = 0
         self._count = 0
         self._lock = threading.Lock()
+        self._returned: deque[str] = deque()
 
     def store(self, view: memoryview) -> str | None:
         """Copy a buffer into a segment and return its path; None if there is no room."""
@@ -70,6 +72,7 @@ class SegmentPool:
         size = view.nbytes
         rounded = 1 << max(size - 1, 1).bit_length()
         with self._lock:
+            self._take_returned()
             free = self._free.get(rounded)
             path = free.pop() if free else None
             if path is not None:
@@ -94,15 +97,28 @@ class SegmentPool:
         return path
 
     def release(self, path: str) -> None:
-        """Take a segment back that nobody reads any more."""
-        with self._lock:
+        """Take a segment back that nobody reads any more.
+
+        The garbage collector may call this in the middle of :meth:`store`, so it must
+        not wait for the lock.
+        """
+        self._returned.append(path)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._take_returned()
+            finally:
+                self._lock.release()
+
+    def _take_returned(self) -> None:
+        while self._returned:
+            path = self._returned.popleft()
             rounded = self._sizes.pop(path, 0)
             if rounded and self._kept + rounded <= KEEP_BYTES:
                 self._kept += rounded
                 self._free.setdefault(rounded, []).append(path)
-                return
-        with contextlib.suppress(OSError):
-            os.unlink(path)
+                continue
+            with contextlib.suppress(OSError):
+                os.unlink(path)
 
 
 def attach(path: str, size: int, on_release: Callable[[], None]) -> mmap.mmap:

@@ -9,10 +9,13 @@ are opaque: a future inside them is not seen.
 from __future__ import annotations
 
 import concurrent.futures as cf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ssdag.errors import SsdagError
-from ssdag.references import Waitable
+from ssdag.references import Reference, Waitable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: What a type means to the scan; filled as types are met. Types are few, so it is small.
 _ATOM, _OPAQUE, _FUTURE, _WAITABLE, _LIST, _DICT, _NAMED = range(7)
@@ -128,23 +131,42 @@ def fill(
 
 def put(value: Any) -> Any:
     """Return `value` with every future in it replaced; the same object if there is none."""
-    cls = type(value)
-    kind = _KINDS.get(cls)
+    kind = _KINDS.get(type(value))
     if kind is None:
-        kind = _kind(cls)
-    if kind <= _OPAQUE:
-        return value
+        kind = _kind(type(value))
     if kind == _FUTURE:
         return raw_value(value)
     if kind == _WAITABLE:
         return raw_value(value.__ssdag_future__())
+    return value if kind <= _OPAQUE else _rebuild(value, kind, put)
+
+
+def localize(
+    args: tuple[Any, ...], kwargs: dict[str, Any] | None
+) -> tuple[tuple[Any, ...], dict[str, Any] | None]:
+    """Return filled arguments with every reference resolved, for a body that runs here."""
+    local = tuple([_resolve(arg) for arg in args])
+    if kwargs:
+        kwargs = {name: _resolve(arg) for name, arg in kwargs.items()}
+    return local, kwargs
+
+
+def _resolve(value: Any) -> Any:
+    if isinstance(value, Reference):
+        return value.resolve()
+    kind = _KINDS.get(type(value), _OPAQUE)
+    return value if kind <= _OPAQUE else _rebuild(value, kind, _resolve)
+
+
+def _rebuild(value: Any, kind: int, change: Callable[[Any], Any]) -> Any:
+    """Return a container with its items changed; the same one if none changes."""
     if kind == _DICT:
-        pairs = [(put(key), put(item)) for key, item in value.items()]
-        if all(a is b for pair, old in zip(pairs, value.items(), strict=True)
-               for a, b in zip(pair, old, strict=True)):
-            return value
-        return dict(pairs)
-    items = [put(item) for item in value]
-    if all(a is b for a, b in zip(items, value, strict=True)):
+        items = list(value.items())
+        pairs = [(change(key), change(item)) for key, item in items]
+        same = all(a[0] is b[0] and a[1] is b[1] for a, b in zip(pairs, items, strict=True))
+        return value if same else dict(pairs)
+    old = list(value)
+    new = [change(item) for item in old]
+    if all(a is b for a, b in zip(new, old, strict=True)):
         return value
-    return cls._make(items) if kind == _NAMED else cls(items)
+    return type(value)._make(new) if kind == _NAMED else type(value)(new)

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The engine's configuration: validated once, from Python or from a TOML file."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import dataclass, field, fields
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from ssdag.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+#: What an object must have to be an executor; ``executors/base.py`` says what it means.
+_EXECUTOR_METHODS = ("start", "submit", "cancel", "shutdown", "capacity", "outstanding")
+
+
+@dataclass(frozen=True)
+class Config:
+    """How an engine works. Every field has a default that suits a laptop.
+
+    Parameters
+    ----------
+    executors : sequence of Executor, optional
+        What runs tasks, each with a label of its own. The default is one
+        ``LocalExecutor()``: a process for each core.
+    retries : int or RetryPolicy, optional
+        How often a failed task is tried again, for apps that do not say it themselves.
+    retry_handler : callable, optional
+        ``handler(error, task) -> float``: what a failure costs of the budget.
+    retry_backoff_s : float, optional
+        Seconds before the first retry; each further delay doubles.
+    checkpoint : path, optional
+        An SQLite file where results of apps with ``cache=True`` outlive the run.
+    max_pending : int, optional
+        Tasks that may be open; a call beyond that blocks until one ends.
+    listeners : sequence of Listener, optional
+        Who is told what happens.
+
+    Raises
+    ------
+    ConfigError
+        A field has a wrong type or value, or two executors share a label.
+    """
+
+    executors: Sequence[Any] = ()
+    retries: Any = 0
+    retry_handler: Callable[[BaseException, Any], float] | None = None
+    retry_backoff_s: float = 0.0
+    checkpoint: str | os.PathLike[str] | None = None
+    max_pending: int | None = None
+    listeners: Sequence[Any] = field(default=())
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "executors", _listed("executors", self.executors))
+        object.__setattr__(self, "listeners", _listed("listeners", self.listeners))
+        labels: set[str] = set()
+        for executor in self.executors:
+            missing = [name for name in _EXECUTOR_METHODS if not hasattr(type(executor), name)]
+            if isinstance(executor, type) or missing:
+                hint = f"; write {executor.__name__}()" if isinstance(executor, type) else ""
+                raise ConfigError(
+                    f"executors holds {executor!r}, which is not an executor{hint}"
+                )
+            if executor.label in labels:
+                raise ConfigError(f"two executors are called {executor.label!r}")
+            labels.add(executor.label)
+        for listener in self.listeners:
+            if not hasattr(listener, "on_events") or isinstance(listener, type):
+                raise ConfigError(f"listeners holds {listener!r}, which is not a Listener")
+        if isinstance(self.retries, bool) or (
+            not hasattr(self.retries, "delay_s")
+            and (not isinstance(self.retries, int) or self.retries < 0)
+        ):
+            raise ConfigError(f"retries={self.retries!r}: an int >= 0 or a RetryPolicy is needed")
+        if self.retry_handler is not None and not callable(self.retry_handler):
+            raise ConfigError(f"retry_handler={self.retry_handler!r}: a callable is needed")
+        backoff = self.retry_backoff_s
+        if isinstance(backoff, bool) or not isinstance(backoff, (int, float)) or backoff < 0:
+            raise ConfigError(f"retry_backoff_s={backoff!r}: seconds >= 0 are needed")
+        if self.checkpoint is not None and not isinstance(self.checkpoint, (str, os.PathLike)):
+            raise ConfigError(f"checkpoint={self.checkpoint!r}: a path is needed")
+        limit = self.max_pending
+        if limit is not None and (
+            isinstance(limit, bool) or not isinstance(limit, int) or limit < 1
+        ):
+            raise ConfigError(f"max_pending={limit!r}: an int of at least 1 is needed")
+
+    @classmethod
+    def from_toml(cls, path: str | os.PathLike[str]) -> Config:
+        """Read a configuration from a TOML file.
+
+        Fields stand at the top level; each executor is a table in ``[[executors]]``
+        with its ``kind`` (a name of the entry-point group ``ssdag.executors``, such as
+        "local" or "threads") and its options.
+
+        Parameters
+        ----------
+        path : path
+            The file. A relative ``checkpoint`` in it is relative to the file's folder.
+
+        Raises
+        ------
+        ConfigError
+            The file cannot be read, is not TOML, or holds an unknown name; the text
+            names the nearest known one.
+        """
+        import tomllib
+
+        try:
+            with open(path, "rb") as file:
+                content = tomllib.load(file)
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path}: not a TOML file: {error}") from error
+        known = {item.name for item in fields(cls)} - {"listeners", "retry_handler"}
+        for name in content:
+            if name not in known:
+                raise ConfigError(f"{path}: unknown field {name!r}{near(name, known)}")
+        if isinstance(content.get("checkpoint"), str):
+            folder = os.path.dirname(os.path.abspath(path))
+            content["checkpoint"] = os.path.join(folder, content["checkpoint"])
+        tables = content.get("executors", [])
+        if not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
+            raise ConfigError(f"{path}: executors are tables, written [[executors]]")
+        content["executors"] = [_executor_of(dict(table), path) for table in tables]
+        try:
+            return cls(**content)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
+
+
+def _listed(name: str, value: Any) -> tuple[Any, ...]:
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
+        raise ConfigError(f"{name}={value!r}: a list is needed")
+    return tuple(value)
+
+
+def _executor_of(table: dict[str, Any], path: str | os.PathLike[str]) -> Any:
+    kinds = {point.name: point for point in entry_points(group="ssdag.executors")}
+    kind = table.pop("kind", None)
+    if kind not in kinds:
+        raise ConfigError(
+            f"{path}: an executor needs kind = one of {', '.join(sorted(kinds))}; "
+            f"{kind!r} is none of them{near(str(kind), kinds)}"
+        )
+    try:
+        return kinds[kind].load()(**table)
+    except TypeError as error:
+        raise ConfigError(f"{path}: executor {kind!r}: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except Exception as error:  # plug-in load
+        raise ConfigError(f"{path}: executor {kind!r} cannot be loaded: {error}") from error
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean ...?" for the nearest known name, or an empty string."""
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {found[0]!r}?" if found else ""

@@ -1,0 +1,450 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The engine: takes calls, keeps the graph, hands ready tasks to executors."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from ssdag import arguments
+from ssdag.config import Config
+from ssdag.dataflow import joining
+from ssdag.dataflow.ledger import Ledger
+from ssdag.dataflow.memoizing import Memoizing
+from ssdag.dataflow.placement import Placement, least_loaded
+from ssdag.dataflow.record import EdgeKind
+from ssdag.dataflow.retry import RetryPolicy, as_policy
+from ssdag.dataflow.timers import Timers
+from ssdag.errors import EngineClosedError, NestedCallError, SsdagError
+from ssdag.executors.local.executor import LocalExecutor
+from ssdag.executors.threads import ThreadExecutor
+from ssdag.futures import LOCK
+from ssdag.monitoring.listeners import Bus, Event
+from ssdag.states import TaskState
+from ssdag.tasks import AppFuture, AppSpec, Options, Outcome, Task
+from ssdag.wire import context, lifetime
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from concurrent.futures import Future
+    from types import TracebackType
+
+    import networkx
+
+    from ssdag.executors.base import Executor
+    from ssdag.monitoring.listeners import Listener
+    from ssdag.tasks import Extras
+
+_log = logging.getLogger("ssdag")
+
+#: Threads for join bodies, lifted items and memo look-ups; a join holds one only while
+#: its body runs.
+_INTERNAL_THREADS = 8
+
+
+class Engine:
+    """Runs a graph of tasks. Made by :func:`ssdag.load`.
+
+    As a context manager it waits for all tasks at the end of the block, or cancels them
+    if the block raised; either way executors and services are gone afterwards.
+
+    Parameters
+    ----------
+    config : Config, optional
+        The default runs tasks in a process for each core.
+
+    Raises
+    ------
+    NestedCallError
+        Inside a worker process.
+    ConfigError
+        An executor of the configuration already belongs to an engine.
+    CheckpointError
+        The checkpoint file cannot be used.
+    """
+
+    def __init__(self, config: Config | None = None) -> None:
+        if context.in_worker():
+            raise NestedCallError(
+                "an app was called inside a worker process, where no engine lives; call it "
+                "from a join_app, or pass its future as an argument"
+            )
+        self.config = config or Config()
+        self.executors: tuple[Executor, ...] = tuple(self.config.executors) or (LocalExecutor(),)
+        self._retry = as_policy(self.config.retries) or RetryPolicy()
+        if self.config.retry_handler is not None or self.config.retry_backoff_s:
+            self._retry = RetryPolicy(
+                budget=self._retry.budget,
+                backoff_s=self.config.retry_backoff_s or self._retry.backoff_s,
+                handler=self.config.retry_handler or self._retry.handler,
+            )
+        self._apps: list[AppSpec] = []
+        self._app_index: dict[int, int] = {}
+        self._by_func: dict[int, AppSpec] = {}
+        self._timers = Timers()
+        self._bus = Bus(self.config.listeners, sum(e.capacity for e in self.executors))
+        self._ledger = Ledger(self._bus, self.config.max_pending)
+        self._memo = Memoizing(self.config.checkpoint)
+        self._placement = Placement(self.executors)
+        self._internal = ThreadExecutor(_INTERNAL_THREADS, label="internal")
+        self._scope = lifetime.Scope("the engine")
+        self._closed = False
+        self._internal.start(joining.JoinSink(self))
+        for executor in self.executors:
+            executor.start(self)
+        lifetime.push(self._scope)
+
+    # -- submitting ------------------------------------------------------------------
+
+    def submit(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> AppFuture[Any]:
+        """Run a plain function as a task; arguments may be or hold futures.
+
+        Returns at once, unless ``max_pending`` is reached.
+
+        Raises
+        ------
+        EngineClosedError
+            The engine is closed.
+        """
+        spec = self._by_func.get(id(func))
+        if spec is None:
+            if not callable(func):
+                raise SsdagError(f"submit() needs a callable first, not {func!r}")
+            if len(self._by_func) > 4096:
+                self._by_func.clear()
+            spec = AppSpec(func, getattr(func, "__name__", type(func).__name__))
+            self._by_func[id(func)] = spec
+        return self.call(spec, args, kwargs)
+
+    def call(
+        self,
+        app: AppSpec,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None = None,
+        *,
+        options: Options | None = None,
+        after: Sequence[Future[Any]] = (),
+        extras: Extras | None = None,
+    ) -> AppFuture[Any]:
+        """Make a task of an app; what :meth:`submit` and the decorators use.
+
+        Parameters
+        ----------
+        app : AppSpec
+            What runs.
+        args, kwargs
+            Its arguments.
+        options : Options, optional
+            Instead of the app's own.
+        after : sequence of futures
+            Must end well before it starts, without giving it a value.
+        extras : Extras, optional
+            Output files, streams, label.
+
+        Raises
+        ------
+        EngineClosedError, UnknownExecutorError, UnsupportedError
+            It cannot be run; nothing was submitted.
+        """
+        task = Task(app, args, kwargs or None, options or app.options, self)
+        task.extras = extras
+        if app.kind in ("join", "lift"):
+            task.executor = self._internal
+        else:
+            found = self._placement.candidates(task.options, app.kind)
+            if len(found) == 1:
+                task.executor = found[0]
+        futures, waitables, task.simple = arguments.find(args, kwargs)
+        task.has_futures = bool(futures or waitables)
+        services = [(item, item.__ssdag_future__()) for item in waitables]
+        parents = [*futures, *(ready for _, ready in services)] if services else futures
+        index = self._app_index.get(id(app))
+        if index is None:
+            index = self._register(app)
+        future = AppFuture(task)
+        ready = self._ledger.add(task, future, parents, after, index)
+        if services:
+            self._note_services(task, services)
+        if task.has_futures or after:
+            self._watch_foreign(task, (*parents, *after))
+        if ready:
+            self._prepare(task, direct=True)
+        return future
+
+    def _register(self, app: AppSpec) -> int:
+        with LOCK:
+            index = self._app_index.setdefault(id(app), len(self._apps))
+            if index == len(self._apps):
+                self._apps.append(app)
+        return index
+
+    def _note_services(self, task: Task, services: Sequence[tuple[Any, Future[Any]]]) -> None:
+        with LOCK:
+            for service, _ in services:
+                name = str(getattr(service, "name", type(service).__name__))
+                node = self._ledger.record.node(
+                    name, "service", type(service).__name__, time.perf_counter()
+                )
+                self._ledger.record.edge(node, task.task_id, EdgeKind.SERVICE)
+
+    def _run_ready(self, tasks: Iterable[Task]) -> None:
+        for task in tasks:
+            self._prepare(task, direct=False)
+
+    def _prepare(self, task: Task, *, direct: bool) -> None:
+        """Take a task whose parents are done to an executor; no lock is held.
+
+        `direct` says that the caller is the user's thread, which may take its time; the
+        threads of executors must not hash large arguments.
+        """
+        if task.state == TaskState.JOINING:
+            self.finished((joining.collected(task),))
+            return
+        try:
+            if task.has_futures:
+                with LOCK:
+                    args, kwargs = task.args, task.kwargs
+                args, kwargs = arguments.fill(args, kwargs)
+                with LOCK:
+                    if task.state.final:
+                        return
+                    task.args, task.kwargs = args, kwargs
+                # What came from futures may be atoms now, or references.
+                task.simple = not kwargs and all(type(a) in arguments.PLAIN for a in args)
+        except Exception as error:  # hashing a value that stands in a set is user code
+            self.finished((Outcome(task, error=error, state=TaskState.FAILED),))
+            return
+        if task.app.cache and not direct:
+            self._memo.in_thread(lambda: self._after_memo(task))
+        elif task.app.cache:
+            self._after_memo(task)
+        else:
+            self._hand_over(task)
+
+    def _after_memo(self, task: Task) -> None:
+        outcome = self._memo.before(task, self._ledger)
+        if outcome is None:
+            self._hand_over(task)
+        elif outcome is not Memoizing.FOLLOWS:
+            self.finished((outcome,))
+
+    def _hand_over(self, task: Task) -> None:
+        executor = task.executor
+        if executor is None:
+            found = self._placement.candidates(task.options, task.app.kind)
+            executor = task.executor = least_loaded(found)
+        executor.submit(task)
+
+    # -- what executors report (Sink) ------------------------------------------------
+
+    def finished(self, outcomes: Sequence[Outcome]) -> None:
+        """Take the ends of attempts; failed ones may be tried again."""
+        final = outcomes
+        for outcome in outcomes:
+            if outcome.error is not None:
+                if outcome.state is TaskState.FAILED and self._tries_again(outcome):
+                    final = [o for o in final if o is not outcome]
+            elif outcome.task.app.cache and outcome.state is TaskState.DONE:
+                self._memo.after(outcome)
+        ready = self._ledger.finish(final)
+        for outcome in final:
+            if outcome.task.app.cache:
+                self._memo.release(outcome.task)
+        if ready:
+            self._run_ready(ready)
+
+    def running(self, tasks: Sequence[Task]) -> None:
+        """Mark tasks as running."""
+        with LOCK:
+            moved = [task for task in tasks if task.move(TaskState.RUNNING)]
+        if self._bus.active:
+            now = time.perf_counter()
+            self._bus.emit(
+                [Event(t.task_id, TaskState.RUNNING, now, t.app.name, t.executor.label)
+                 for t in moved]
+            )  # fmt: skip
+
+    def _tries_again(self, outcome: Outcome) -> bool:
+        task, error = outcome.task, outcome.error
+        assert error is not None
+        if task.state.final or self._closed or task.state == TaskState.PENDING:
+            return False
+        rule = task.options.retry or self._retry
+        try:
+            delay = rule.delay_s(error, task)
+        except Exception as raised:  # the handler is user code
+            raised.__cause__ = error
+            outcome.error = raised
+            return False
+        if delay is None:
+            return False
+        with LOCK:
+            if not task.move(TaskState.PENDING if delay else TaskState.READY):
+                return False
+        _log.info("task %d (%s) is tried again in %.3g s", task.task_id, task.app.name, delay)
+        if delay:
+            self._timers.after(delay, lambda: self._again(task))
+        else:
+            self._again(task)
+        return True
+
+    def _again(self, task: Task) -> None:
+        with LOCK:
+            if task.state != TaskState.READY and not task.move(TaskState.READY):
+                return
+        if len(self.executors) > 1 and task.executor is not self._internal:
+            task.executor = None  # perhaps elsewhere this time
+        self._hand_over(task)
+
+    def join(self, task: Task, value: Any, parts: Sequence[Future[Any]]) -> None:
+        """Let a join task wait for the futures that its body returned."""
+        task.more().join_parts = value
+        self._run_ready(self._ledger.join(task, parts))
+        self._watch_foreign(task, parts)
+
+    def _watch_foreign(self, task: Task, parents: Iterable[Future[Any]]) -> None:
+        """Learn of the end of futures that are no tasks of an engine."""
+
+        def ended(parent: Future[Any]) -> None:
+            self._run_ready(self._ledger.parent_done(task, parent))
+
+        for parent in parents:
+            if not isinstance(parent, AppFuture):
+                parent.add_done_callback(ended)
+
+    # -- futures' requests (Manager) -------------------------------------------------
+
+    def cancel(self, task: Task) -> bool:
+        """Cancel a task in any state; see :meth:`AppFuture.cancel`."""
+        state = task.state
+        if state.final:
+            return state == TaskState.CANCELLED
+        executor = task.executor
+        parts = joining.own_parts(task) if state == TaskState.JOINING else ()
+        if state in (TaskState.LAUNCHED, TaskState.RUNNING) and not executor.cancel(task):
+            return False
+        self.finished((Outcome(task, state=TaskState.CANCELLED),))
+        if state == TaskState.READY and executor is not None:
+            executor.cancel(task)  # it may have been launched meanwhile
+        for part in parts:
+            part.cancel()
+        return task.state == TaskState.CANCELLED
+
+    def lift(self, future: AppFuture[Any], kind: str, key: Any) -> AppFuture[Any]:
+        """Return a future of an item or attribute of a future's result."""
+        return self.call(joining.LIFTS[kind], (future, key))
+
+    # -- looking ---------------------------------------------------------------------
+
+    def graph(self) -> networkx.DiGraph:
+        """Return the graph of all tasks so far.
+
+        Returns
+        -------
+        networkx.DiGraph
+            Nodes are task ids (services and data: their names) with ``app``, ``state``,
+            ``executor``, ``submitted_s``, ``started_s``, ``ended_s``; edges have a
+            ``kind``: data, after, join, memo or service.
+        """
+        with LOCK:
+            record = self._ledger.record.copy()
+            live = {task_id: int(task.state) for task_id, task in self._ledger.tasks.items()}
+            for task_id, task in self._ledger.tasks.items():
+                if task.executor in self.executors:
+                    record.executor(task_id, self.executors.index(task.executor))
+            names = [app.name for app in self._apps]
+        labels = [executor.label for executor in self.executors]
+        return record.to_networkx(names, executors=labels, live=live)
+
+    def draw(self, path: str | os.PathLike[str]) -> str:
+        """Draw the graph as SVG; large graphs are drawn by groups of equal tasks.
+
+        Returns
+        -------
+        str
+            The path.
+        """
+        from ssdag.dataflow.draw import draw_svg
+
+        return os.fspath(draw_svg(self.graph(), path))
+
+    @property
+    def open_tasks(self) -> int:
+        """Tasks that are not done."""
+        return len(self._ledger.tasks)
+
+    def add_listener(self, listener: Listener) -> None:
+        """Tell a listener what happens from now on."""
+        self._bus.add(listener)
+
+    def remove_listener(self, listener: Listener) -> None:
+        """Stop telling a listener; it gets what has happened so far first."""
+        self._bus.remove(listener)
+
+    @property
+    def closed(self) -> bool:
+        """True once :meth:`close` has begun."""
+        return self._closed
+
+    # -- ending ----------------------------------------------------------------------
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until no task is open; False after `timeout` seconds."""
+        return self._ledger.wait_quiet(timeout)
+
+    def close(self, *, wait: bool = False) -> None:
+        """End the engine: executors, workers and services are gone when it returns.
+
+        Parameters
+        ----------
+        wait : bool, optional
+            Wait for all open tasks first; otherwise they are cancelled, and their
+            futures raise :class:`~ssdag.EngineClosedError`.
+        """
+        if wait and not self._closed:
+            self.wait()
+        with LOCK:
+            if self._closed:
+                return
+            self._closed = self._ledger.closed = True
+            left = list(self._ledger.tasks.values())
+        ends = [
+            Outcome(
+                task,
+                error=EngineClosedError(f"the engine was closed before task {task.task_id} "
+                                        f"({task.app.name}) was done"),
+                state=TaskState.CANCELLED,
+            )
+            for task in left
+        ]  # fmt: skip
+        self._ledger.finish(ends)
+        self._timers.close()
+        for executor in (*self.executors, self._internal):
+            executor.shutdown()
+        self._scope.close()
+        lifetime.pop(self._scope)
+        self._memo.close()
+        self._bus.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None and not self._closed:
+                self.wait()
+        finally:
+            self.close()
+
+    def __repr__(self) -> str:
+        labels = ", ".join(executor.label for executor in self.executors)
+        state = "closed" if self._closed else f"{self.open_tasks} open tasks"
+        return f"<Engine on {labels}: {state}>"
+

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Join bodies: they run beside the engine, and their tasks wait without a worker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ssdag import arguments
+from ssdag.errors import CycleError
+from ssdag.futures import LOCK
+from ssdag.states import TaskState
+from ssdag.tasks import AppFuture, AppSpec, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from concurrent.futures import Future
+
+    from ssdag.dataflow.engine import Engine
+    from ssdag.tasks import Task
+
+
+def _item(value: Any, key: Any) -> Any:
+    return value[key]
+
+
+def _attribute(value: Any, name: str) -> Any:
+    return getattr(value, name)
+
+
+#: Apps behind ``future[key]`` and ``future.name``.
+LIFTS = {
+    "item": AppSpec(_item, "item", kind="lift"),
+    "attribute": AppSpec(_attribute, "attribute", kind="lift"),
+}
+
+
+class JoinSink:
+    """Takes the ends of join bodies (and lifted items) from the internal threads.
+
+    Parameters
+    ----------
+    engine : Engine
+        Gets what is final.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def running(self, tasks: Sequence[Task]) -> None:
+        """Mark bodies as running."""
+        self._engine.running(tasks)
+
+    def finished(self, outcomes: Sequence[Outcome]) -> None:
+        """Let tasks whose bodies returned futures wait for them; end the others."""
+        for outcome in outcomes:
+            task = outcome.task
+            if outcome.error is not None or task.app.kind != "join":
+                self._engine.finished((outcome,))
+                continue
+            parts, waitables, _ = arguments.find((outcome.value,), None)
+            parts += [item.__ssdag_future__() for item in waitables]
+            if not parts:
+                self._engine.finished((outcome,))
+                continue
+            path = find_cycle(task, parts)
+            if path:
+                shown = " -> ".join(map(str, path))
+                error = CycleError(
+                    f"join task {task.task_id} ({task.app.name}) returned a future that waits for "
+                    f"the task itself: {shown}",
+                    path,
+                )
+                self._engine.finished((Outcome(task, error=error),))
+                continue
+            self._engine.join(task, outcome.value, parts)
+
+
+def find_cycle(task: Task, parts: Sequence[Future[Any]]) -> tuple[int, ...]:
+    """Return the task ids from `task` down to a part that waits for it, or ()."""
+    wanted = {id(part._task) for part in parts if isinstance(part, AppFuture)}
+    with LOCK:
+        came_from: dict[int, tuple[Task, Task | None]] = {id(task): (task, None)}
+        stack = [task]
+        while stack:
+            here = stack.pop()
+            if id(here) in wanted:
+                path = []
+                step: Task | None = here
+                while step is not None:
+                    path.append(step.task_id)
+                    step = came_from[id(step)][1]
+                return tuple(reversed(path))
+            for child in (here.future and here.future._children) or ():
+                if id(child) not in came_from:
+                    came_from[id(child)] = child, here
+                    stack.append(child)
+    return ()
+
+
+def collected(task: Task) -> Outcome:
+    """Return the end of a joining task whose parts are all done."""
+    assert task.extras is not None
+    parts, task.extras.join_parts = task.extras.join_parts, None
+    try:
+        (value,), _ = arguments.localize(*arguments.fill((parts,), None))
+    except Exception as error:  # hashing values that stand in a set is user code
+        return Outcome(task, error=error, state=TaskState.FAILED)
+    return Outcome(task, value)
+
+
+def own_parts(task: Task) -> list[AppFuture[Any]]:
+    """Return the joined futures that were made since the task was, that is by its body."""
+    if task.extras is None:
+        return []
+    parts, _, _ = arguments.find((task.extras.join_parts,), None)
+    return [
+        part
+        for part in parts
+        if isinstance(part, AppFuture)
+        and part._task.engine is task.engine
+        and part.task_id > task.task_id
+    ]

@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Who waits for whom: the algorithm of the graph, without executors or user code.
+
+Everything here happens under :data:`ssdag.futures.LOCK`, one hold per submission and
+one per batch of completions. A task counts its open parents; the end of a parent is
+O(1) per child. Nothing recurses: a failure runs down a chain of any length by a stack.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any
+
+from ssdag.dataflow.record import EdgeKind, Record
+from ssdag.errors import DependencyError, EngineClosedError
+from ssdag.futures import LOCK
+from ssdag.monitoring.listeners import Event
+from ssdag.states import TaskState
+from ssdag.tasks import AppFuture, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from concurrent.futures import Future
+
+    from ssdag.monitoring.listeners import Bus
+    from ssdag.tasks import Task
+
+_CANCELLED = "CANCELLED_AND_NOTIFIED"
+_FINISHED = "FINISHED"
+_PENDING, _READY, _JOINING = TaskState.PENDING, TaskState.READY, TaskState.JOINING
+_DONE, _FAILED = TaskState.DONE, TaskState.FAILED
+_DEP_FAILED, _RAN_CANCELLED = TaskState.DEP_FAILED, TaskState.CANCELLED
+
+
+class Ledger:
+    """The open tasks of an engine and their edges.
+
+    Parameters
+    ----------
+    bus : Bus
+        Where events go.
+    max_pending : int or None
+        Open tasks beyond which :meth:`add` blocks threads of the user.
+
+    Attributes
+    ----------
+    tasks : dict of int to Task
+        Tasks that are not done, by id.
+    record : Record
+        The history, for the graph.
+    """
+
+    def __init__(self, bus: Bus, max_pending: int | None) -> None:
+        self.tasks: dict[int, Task] = {}
+        self.record = Record()
+        self.closed = False
+        self._bus = bus
+        self._next = 0
+        self._max_pending = max_pending
+        #: Waits for room or for quiet; its lock is the one of all futures.
+        self._changed = threading.Condition(LOCK)
+        self._watchers = 0
+
+    # -- adding ----------------------------------------------------------------------
+
+    def add(
+        self,
+        task: Task,
+        future: AppFuture[Any],
+        parents: Sequence[Future[Any]],
+        after: Sequence[Future[Any]],
+        app_index: int,
+    ) -> bool:
+        """Number a task and count its open parents.
+
+        Futures that are not tasks of ours count as open; the caller attaches a callback
+        that leads to :meth:`parent_done`. Blocks while there are `max_pending` tasks.
+
+        Returns
+        -------
+        bool
+            True if it is ready at once.
+
+        Raises
+        ------
+        EngineClosedError
+            Nothing can be added any more.
+        """
+        task.future = future
+        now = time.perf_counter()
+        with LOCK:
+            if self._max_pending is not None and len(self.tasks) >= self._max_pending:
+                self._wait_for_room()
+            if self.closed:
+                raise EngineClosedError("the engine is closed; load another one with ssdag.load()")
+            task_id = task.task_id = self._next
+            self._next = task_id + 1
+            self.tasks[task_id] = task
+            self.record.add(app_index, now)
+            failed: Future[Any] | None = None
+            for parent in parents:
+                failed = self._link(task, parent, EdgeKind.DATA) or failed
+            for parent in after:
+                failed = self._link(task, parent, EdgeKind.AFTER) or failed
+            if failed is None:
+                ready = not task.waiting
+                if ready:
+                    task.move(_READY)
+        if self._bus.active:
+            state = TaskState.READY if failed is None and ready else _PENDING
+            self._bus.emit([Event(task_id, state, now, task.app.name, "")])
+        if failed is not None:
+            self.finish([_dep_failed(task, failed)])
+            return False
+        return ready
+
+    def _link(self, task: Task, parent: Future[Any], kind: EdgeKind) -> Future[Any] | None:
+        """Add an edge; return the parent if it failed already. LOCK is held."""
+        if not isinstance(parent, AppFuture):
+            task.waiting += 1
+            name = getattr(parent, "name", None)
+            if name is not None:
+                what = getattr(parent, "kind", "data")
+                node = self.record.node(f"{what} {name}", "data", what, time.perf_counter())
+                self.record.edge(node, task.task_id, kind)
+            return None
+        above = parent._task
+        if above.engine is task.engine:
+            self.record.edge(above.task_id, task.task_id, kind)
+        if parent.done():
+            return parent if parent._exception is not None or parent.cancelled() else None
+        if parent._children is None:
+            parent._children = [task]
+        else:
+            parent._children.append(task)
+        task.waiting += 1
+        return None
+
+    def _wait_for_room(self) -> None:
+        # A thread of ours must go on, or nothing would ever make room.
+        if threading.current_thread().name.startswith("ssdag-"):
+            return
+        self._wait(lambda: self.closed or len(self.tasks) < (self._max_pending or 0), None)
+
+    def _wait(self, ready: Callable[[], bool], timeout_s: float | None) -> bool:
+        self._watchers += 1
+        try:
+            return self._changed.wait_for(ready, timeout_s)
+        finally:
+            self._watchers -= 1
+
+    def wait_quiet(self, timeout_s: float | None = None) -> bool:
+        """Block until no task is open; False after `timeout_s`."""
+        with LOCK:
+            return self._wait(lambda: not self.tasks, timeout_s)
+
+    def join(self, task: Task, parts: Sequence[Future[Any]]) -> list[Task]:
+        """Let a task whose body returned futures wait for them.
+
+        Returns
+        -------
+        list of Task
+            The task itself if all are done already.
+        """
+        failed: Future[Any] | None = None
+        with LOCK:
+            if not task.move(_JOINING):
+                return []
+            for part in parts:
+                failed = self._link(task, part, EdgeKind.JOIN) or failed
+            ready = failed is None and not task.waiting
+        if self._bus.active:
+            self._bus.emit([Event(task.task_id, _JOINING, time.perf_counter(), task.app.name, "")])
+        if failed is not None:
+            return self.finish([_dep_failed(task, failed)])
+        return [task] if ready else []
+
+    def follow(self, task: Task, first: AppFuture[Any]) -> bool:
+        """Let a task wait for an identical call; False if that one is done. LOCK is held."""
+        if first.done() or not task.move(_PENDING):
+            return False
+        task.more().follows = first
+        task.waiting = 1
+        if first._children is None:
+            first._children = [task]
+        else:
+            first._children.append(task)
+        self.record.edge(first.task_id, task.task_id, EdgeKind.MEMO)
+        return True
+
+    # -- finishing -------------------------------------------------------------------
+
+    def parent_done(self, task: Task, parent: Future[Any]) -> list[Task]:
+        """Take the end of a parent that is no task of ours; return what became ready."""
+        cancelled = parent.cancelled()
+        if cancelled or parent.exception() is not None:
+            return self.finish([_dep_failed(task, parent)])
+        ready: list[Task] = []
+        with LOCK:
+            self._count_down(task, ready)
+        return ready
+
+    def _count_down(self, task: Task, ready: list[Task]) -> None:
+        if task.state.final:
+            return
+        task.waiting -= 1
+        if not task.waiting:
+            if task.state == _PENDING:
+                task.move(_READY)
+            ready.append(task)
+
+    def finish(self, outcomes: Iterable[Outcome]) -> list[Task]:
+        """End tasks and all that fails with them.
+
+        Returns
+        -------
+        list of Task
+            Tasks that became ready, and joining tasks whose parts are all there.
+        """
+        ready: list[Task] = []
+        ended: list[Outcome] = []
+        callbacks: list[tuple[AppFuture[Any], Sequence[Callable[[Any], object]]]] = []
+        stack = list(outcomes)
+        stack.reverse()
+        while stack:
+            waited_for: list[tuple[Outcome, AppFuture[Any]]] = []
+            with LOCK:
+                while stack:
+                    outcome = stack.pop()
+                    task = outcome.task
+                    if not task.move(outcome.state):
+                        continue  # it was cancelled or failed meanwhile
+                    future = task.future
+                    assert future is not None
+                    if future._cond is None:
+                        self._end(outcome, future, stack, ready, callbacks)
+                    else:
+                        waited_for.append((outcome, future))
+                    ended.append(outcome)
+                if not self.tasks or self._watchers:
+                    self._changed.notify_all()
+            for outcome, future in waited_for:
+                with future._condition:
+                    with LOCK:
+                        self._end(outcome, future, stack, ready, callbacks)
+                        if not self.tasks or self._watchers:
+                            self._changed.notify_all()
+                    future._notify()
+        if self._bus.active:
+            self._bus.emit([_event(outcome) for outcome in ended])
+        for outcome in ended:
+            if outcome.task.extras is not None:
+                _finish_outputs(outcome)
+        for future, functions in callbacks:
+            for function in functions:
+                future._call(function)
+        return ready
+
+    def _end(
+        self,
+        outcome: Outcome,
+        future: AppFuture[Any],
+        stack: list[Outcome],
+        ready: list[Task],
+        callbacks: list[tuple[AppFuture[Any], Sequence[Callable[[Any], object]]]],
+    ) -> None:
+        """Complete a future and look after its children; LOCK is held."""
+        task, error, state = outcome.task, outcome.error, outcome.state
+        kind = _CANCELLED if state is _RAN_CANCELLED and error is None else _FINISHED
+        functions = future._set_locked(kind, outcome.value, error)
+        if functions:
+            callbacks.append((future, functions))
+        children, future._children = future._children, None
+        del self.tasks[task.task_id]
+        task.future = None
+        task.args = ()
+        task.kwargs = None
+        self.record.ended(task.task_id, state, outcome.started,
+                          outcome.ended or time.perf_counter())  # fmt: skip
+        if not children:
+            return
+        if kind is _FINISHED and error is None:
+            for child in children:
+                self._count_down(child, ready)
+            return
+        for child in children:
+            extras = child.extras
+            if extras is not None and extras.follows is future:
+                if state is _RAN_CANCELLED:  # nobody computes it now: the follower does
+                    extras.follows = None
+                    self._count_down(child, ready)
+                else:
+                    stack.append(Outcome(child, error=error, state=_FAILED))
+            elif not child.state.final:
+                stack.append(_dep_failed(child, future))
+
+
+def _dep_failed(task: Task, parent: Future[Any]) -> Outcome:
+    """Make the outcome of a task whose parent failed; the error stays flat."""
+    error = parent._exception  # type: ignore[attr-defined]  # done: no lock needed
+    if error is None:
+        error = CancelledError()
+    above = parent._task if isinstance(parent, AppFuture) else None
+    if isinstance(error, DependencyError) and above is not None:
+        cause, link = error.root_cause, error._link
+    else:
+        cause, link = error, (above.task_id if above is not None else None, ())
+    return Outcome(
+        task,
+        error=DependencyError(task.task_id, cause, (task.task_id, link)),
+        state=_DEP_FAILED,
+    )
+
+
+def _event(outcome: Outcome) -> Event:
+    task = outcome.task
+    label = task.executor.label if task.executor is not None else ""
+    when = outcome.ended or time.perf_counter()
+    return Event(task.task_id, outcome.state, when, task.app.name, label, outcome.started)
+
+
+def _finish_outputs(outcome: Outcome) -> None:
+    """Complete the futures of a task's output files."""
+    extras = outcome.task.extras
+    assert extras is not None
+    for output in extras.outputs:
+        if outcome.state is _RAN_CANCELLED and outcome.error is None:
+            output.cancel()
+        elif outcome.error is not None:
+            output._complete(_FINISHED, None, outcome.error)
+        else:
+            output._complete(_FINISHED, output.target, None)

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""When a failed task is tried again."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ssdag.errors import ConfigError, NestedCallError, SerializationError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ssdag.tasks import Task
+
+#: Errors that come again however often one tries.
+_HOPELESS = (SerializationError, NestedCallError, UnsupportedError)
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """A budget of retries, with back-off and a handler.
+
+    Parameters
+    ----------
+    budget : float
+        Each failure costs 1 (or what the handler says); a task whose costs exceed the
+        budget fails. ``budget=2`` means at most three attempts.
+    backoff_s : float, optional
+        Seconds before the first retry; 0 tries again at once.
+    factor : float, optional
+        Each further delay is that many times longer.
+    max_backoff_s : float, optional
+        No delay is longer.
+    jitter : float, optional
+        A delay is lengthened by a random part of itself up to this fraction, so that
+        tasks that failed together do not come back together.
+    transient_only : bool, optional
+        Retry only errors whose attribute ``transient`` is true (lost workers, lost
+        connections), not those of the body.
+    handler : callable, optional
+        ``handler(error, task) -> float`` returns the cost of this failure; 0 retries
+        for free, ``math.inf`` gives up. If it raises, the task fails with what it raised.
+
+    Raises
+    ------
+    ConfigError
+        A number is negative.
+    """
+
+    budget: float = 0
+    backoff_s: float = 0.0
+    factor: float = 2.0
+    max_backoff_s: float = 60.0
+    jitter: float = 0.1
+    transient_only: bool = False
+    handler: Callable[[BaseException, Task], float] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("budget", "backoff_s", "factor", "max_backoff_s", "jitter"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+                raise ConfigError(f"RetryPolicy({name}={value!r}): a number >= 0 is needed")
+        if self.handler is not None and not callable(self.handler):
+            raise ConfigError(f"RetryPolicy(handler={self.handler!r}): a callable is needed")
+
+    def delay_s(self, error: BaseException, task: Task) -> float | None:
+        """Return seconds to wait before the next attempt, or None to give up.
+
+        Raises
+        ------
+        Exception
+            What the handler raises.
+        """
+        if isinstance(error, _HOPELESS):
+            return None
+        if self.transient_only and not getattr(error, "transient", False):
+            return None
+        cost = 1.0 if self.handler is None else float(self.handler(error, task))
+        extras = task.more()
+        extras.spent += cost
+        if not extras.spent <= self.budget:
+            return None
+        delay = min(self.backoff_s * self.factor**extras.tries, self.max_backoff_s)
+        extras.tries += 1
+        return delay * (1 + self.jitter * random.random())
+
+
+def as_policy(value: object) -> RetryPolicy | None:
+    """Return a policy for ``retries=``: an int is a budget, None means not given."""
+    if value is None or isinstance(value, RetryPolicy):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigError(f"retries={value!r}: an int >= 0 or a RetryPolicy is needed")
+    return RetryPolicy(budget=value)

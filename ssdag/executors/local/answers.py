@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Frames of a worker to outcomes of tasks."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any
+
+from ssdag.errors import SerializationError
+from ssdag.executors.local.messages import ERROR, PICKLED, PLAIN, SKIPPED, collect
+from ssdag.tasks import Outcome
+from ssdag.wire.serialize import load_error, loads
+from ssdag.wire.shared import Handle, SharedValue
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ssdag.executors.local.hub import Hub
+    from ssdag.executors.local.link import Link
+    from ssdag.tasks import Task
+    from ssdag.wire.frames import Frame
+
+
+def read(hub: Hub, link: Link, frame: Frame) -> list[Outcome]:
+    """Match the answers of a frame with the tasks that the worker was given."""
+    results, released = pickle.loads(frame.body)
+    buffers = iter(frame.buffers)
+    outcomes: list[Outcome] = []
+    again: list[Task] = []
+    fifo = link.fifo
+    total_ns = 0
+    for code, value, entries, started_ns, ended_ns in results:
+        task = fifo.popleft()
+        if code == SKIPPED:
+            if task is not None:
+                again.append(task)
+            continue
+        total_ns += ended_ns - started_ns
+        error: BaseException | None = None
+        if code == PICKLED:
+            value, error = _load(link, value, entries, buffers)
+        elif code == ERROR:
+            value, error = None, load_error(value)
+        else:
+            assert code == PLAIN
+        if task is not None:
+            if task.options.walltime_s is not None:
+                hub.timed -= 1
+            outcomes.append(Outcome(task, value, error, started_ns / 1e9, ended_ns / 1e9))
+    link.done += len(results)
+    if results:
+        link.learn(len(results), total_ns)
+    for path in released:
+        held = link.leases.get(path)
+        if held:
+            held.pop()
+            if not held:
+                del link.leases[path]
+    if again:
+        hub.requeue(again)
+    return outcomes
+
+
+def _load(
+    link: Link, payload: bytes, entries: list[Any] | None, buffers: Iterator[Any]
+) -> tuple[Any, BaseException | None]:
+    """Return the value of a result; one with segments stays as it came."""
+    try:
+        if not entries:
+            return loads(payload), None
+
+        def segment(path: str, size: int) -> Handle:
+            return Handle(path, size, link.take_back)
+
+        own = collect(entries, buffers, segment)
+        if any(entry != -1 for entry in entries):
+            return SharedValue(payload, own), None
+        return loads(payload, own), None
+    except Exception as error:  # the classes of user values load themselves
+        wrapped = SerializationError(
+            f"a task's result cannot be loaded here: {type(error).__name__}: {error}"
+        )
+        wrapped.__cause__ = error
+        return None, wrapped

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Tasks to workers: who gets how many, and the frame that carries them."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any
+
+from ssdag.errors import SerializationError
+from ssdag.executors.local.messages import Packer
+from ssdag.tasks import Outcome, launch
+from ssdag.wire.frames import encode
+from ssdag.wire.serialize import name_culprit
+from ssdag.wire.shared import LEASES
+
+if TYPE_CHECKING:
+    from ssdag.executors.local.hub import Hub
+    from ssdag.executors.local.link import Link
+    from ssdag.tasks import Task
+    from ssdag.wire.shared import Handle
+
+#: A frame is closed when it holds so many bytes; the rest waits for the next one.
+FRAME_BYTES = 32 << 20
+
+
+def feed(hub: Hub) -> None:
+    """Give queued tasks to all workers that have room; start workers as needed."""
+    while waiting := len(hub.queue):
+        roomy = [link for link in hub.links if link.room]
+        if not roomy:
+            if len(hub.links) >= hub.max_workers:
+                return
+            link = hub.spawn()
+            if link is None:
+                return
+            roomy = [link]
+        elif len(roomy) < waiting and len(hub.links) < hub.max_workers:
+            hub.spawn()  # it gets its share in the next turn
+        share = -(-waiting // len(roomy))
+        for link in roomy:
+            _give(hub, link, min(link.room, share))
+    # Segments are given back even when there is no work to send with it.
+    for link in hub.links:
+        if len(link.to_release) > 64:
+            _send(hub, link, [], [], [])
+
+
+def _give(hub: Hub, link: Link, limit: int) -> None:
+    batch = launch(hub.queue.pop(limit))
+    if not batch:
+        return
+    packer = Packer(hub.pool, hub.threshold)
+    functions: list[tuple[int, bytes]] = []
+    messages: list[tuple[Any, ...]] = []
+    failed: list[Outcome] = []
+    number = link.done + len(link.fifo)
+    was_empty = not link.fifo
+    for index, (task, args, kwargs) in enumerate(batch):
+        if packer.nbytes > FRAME_BYTES:
+            rest = [item[0] for item in batch[index:]]
+            hub.timed += sum(t.options.walltime_s is not None for t in rest)
+            hub.requeue(rest)
+            break
+        try:
+            function = hub.functions.number(task.app.func)
+            if task.simple:
+                arguments: Any = args
+                entries = None
+            else:
+                arguments, entries = _pack(hub, link, packer, task, args, kwargs)
+        except SerializationError as error:
+            error.task_id = task.task_id
+            failed.append(Outcome(task, error=error))
+            continue
+        if function not in link.known:
+            link.known.add(function)
+            functions.append((function, hub.functions.blob(function)))
+        messages.append((function, arguments, entries))
+        number += 1
+        link.page.clear(number)
+        link.fifo.append(task)
+        if task.options.walltime_s is not None:
+            hub.timed += 1
+    link.heavy = packer.nbytes > FRAME_BYTES
+    if messages:
+        _send(hub, link, functions, messages, packer.buffers)
+    if failed:
+        hub.sink.finished(failed)
+    if was_empty:
+        hub.show_running(link)
+
+
+def _pack(
+    hub: Hub,
+    link: Link,
+    packer: Packer,
+    task: Task,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None,
+) -> tuple[bytes, list[Any] | None]:
+    """Pickle a task's arguments; note which segments the worker will hold for it."""
+    taken: list[Handle] = []
+    LEASES.taken = taken
+    try:
+        payload, entries = packer.pack((args, kwargs))
+    except SerializationError as error:
+        culprit = name_culprit(args, kwargs)
+        raise SerializationError(
+            f"task {task.task_id} ({task.app.name}): {culprit} cannot be sent to a worker: {error}"
+        ) from error
+    finally:
+        LEASES.taken = None
+    if entries:
+        for entry in entries:
+            if entry != -1:
+                taken.append(hub.own_handle(*entry))
+    for handle in taken:
+        link.leases.setdefault(handle.path, []).append(handle)
+    return payload, entries
+
+
+def _send(
+    hub: Hub,
+    link: Link,
+    functions: list[tuple[int, bytes]],
+    messages: list[tuple[Any, ...]],
+    buffers: list[memoryview],
+) -> None:
+    released, link.to_release = link.to_release, []
+    body = pickle.dumps((functions, messages, released), 5)
+    try:
+        link.writer.send(encode(body, buffers))
+    except OSError:
+        hub.lost(link)
+        return
+    if link.writer.backlog:
+        hub.watch_writes(link)
