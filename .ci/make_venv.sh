@@ -20,6 +20,7 @@ newer() {
 }
 
 command -v "$python" >/dev/null 2>&1 || fail "ssdag needs Python 3.11 or newer: '$python' not found$(newer)"
+"$python" -c '' >/dev/null 2>&1 || fail "'$python' cannot be run$(newer)"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "ssdag needs Python 3.11 or newer, '$python' is $("$python" -c 'import platform; print(platform.python_version())')$(newer)"
 
