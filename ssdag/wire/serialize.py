@@ -129,11 +129,37 @@ def dump_error(error: BaseException) -> bytes:
             Traceback(e.__traceback__).as_dict() if e.__traceback__ is not None else None
             for e, _ in chain
         ]
-        data = dumps(([(e, link) for e, link in chain], frames))
-        loads(data)  # an exception with its own __init__ may pickle and yet not load
+        data = dumps(([(_portable(e), link) for e, link in chain], frames))
     except Exception:  # user classes
         data = b""
     return pickle.dumps((data, fallback), 5)
+
+
+class _Parts:
+    """An exception taken apart: for classes whose ``__init__`` takes other arguments
+    than it hands on, which pickle saves and cannot load."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._parts = type(error), error.args, error.__dict__
+
+    def whole(self) -> BaseException:
+        """Make the exception without calling its ``__init__``."""
+        cls, args, state = self._parts
+        error = cls.__new__(cls, *args)
+        error.args = args
+        error.__dict__.update(state)
+        return error
+
+
+def _portable(error: BaseException) -> BaseException | _Parts:
+    """Return what stands for an exception in a pickle: itself if that can be loaded."""
+    try:
+        twin = loads(dumps(error))
+        if type(twin).__qualname__ == type(error).__qualname__ and twin.args == error.args:
+            return error
+    except Exception:  # user classes
+        pass
+    return _Parts(error)
 
 
 def load_error(data: bytes | memoryview) -> BaseException:
@@ -174,9 +200,10 @@ def _chain(error: BaseException) -> list[tuple[BaseException, str]]:
     return chain
 
 
-def _rebuild(chain: list[tuple[BaseException, str]], frames: list[Any]) -> BaseException:
+def _rebuild(chain: list[tuple[Any, str]], frames: list[Any]) -> BaseException:
     from tblib import Traceback
 
+    chain = [(e.whole() if isinstance(e, _Parts) else e, link) for e, link in chain]
     for (error, _), frame in zip(chain, frames, strict=True):
         if frame is not None:
             error.__traceback__ = Traceback.from_dict(frame).as_traceback()

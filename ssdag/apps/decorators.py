@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The decorators that make apps of functions.
+
+Each is usable bare (``@python_app``) or with options (``@python_app(retries=2)``).
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from ssdag.apps.app import App
+from ssdag.config import near
+from ssdag.errors import AppDefinitionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+R = TypeVar("R")
+
+_OPTIONS = (
+    "executors",
+    "cache",
+    "ignore_for_cache",
+    "retries",
+    "walltime_s",
+    "resources",
+    "priority",
+    "after",
+)
+
+
+@overload
+def python_app(func: Callable[..., R], /) -> App[R]: ...
+@overload
+def python_app(**options: Any) -> Callable[[Callable[..., R]], App[R]]: ...
+def python_app(func: Any = None, /, **options: Any) -> Any:
+    """Make an app of a Python function.
+
+    Parameters
+    ----------
+    func : callable
+        The body; ``async def`` works too. It runs in another process or thread, so it
+        should take what it needs as arguments.
+    executors : str or list of str, optional
+        Labels of executors that may run it; by default any that can.
+    cache : bool, optional
+        Remember results: a call with equal arguments (by content) and the same source
+        is not run again. With ``Config(checkpoint=...)`` also in later runs.
+    ignore_for_cache : list of str, optional
+        Parameters that do not tell calls apart.
+    retries : int or RetryPolicy, optional
+        How often a failed task is tried again; by default as the engine's ``Config``.
+    walltime_s : float, optional
+        Seconds after which a running task is killed.
+    resources : Resources, optional
+        What it needs.
+    priority : int, optional
+        Higher runs sooner; the default is 0.
+    after : list of futures, optional
+        Must end well before any task of the app begins.
+
+    Returns
+    -------
+    App
+        Call it to get an :class:`~ssdag.AppFuture`.
+
+    Notes
+    -----
+    The parameters ``outputs``, ``stdout``, ``stderr``, ``walltime`` and ``label`` of a call
+    (or of the function's signature) have a meaning of their own, as in Parsl: files that
+    must exist at the end, where output goes, seconds until the task is killed, and a
+    name. ``inputs`` is an ordinary parameter: futures in it are waited for.
+
+    Raises
+    ------
+    AppDefinitionError, ConfigError
+        An unknown option, or one of a wrong type.
+    """
+    return _decorate("python", func, options)
+
+
+@overload
+def bash_app(func: Callable[..., str], /) -> App[int]: ...
+@overload
+def bash_app(**options: Any) -> Callable[[Callable[..., str]], App[int]]: ...
+def bash_app(func: Any = None, /, **options: Any) -> Any:
+    """Make an app of a function that returns a command line.
+
+    The command runs where the body ran. Without shell syntax it is executed directly,
+    else by bash. The future's result is the exit code 0; any other is a
+    :class:`~ssdag.CommandError` with the command, the exit code and the last lines of
+    stderr.
+
+    Parameters
+    ----------
+    func : callable
+        Returns the command as a str.
+    **options
+        As for :func:`python_app`.
+
+    Raises
+    ------
+    AppDefinitionError, ConfigError
+        An unknown option, or one of a wrong type.
+    """
+    return _decorate("bash", func, options)
+
+
+@overload
+def join_app(func: Callable[..., R], /) -> App[Any]: ...
+@overload
+def join_app(**options: Any) -> Callable[[Callable[..., R]], App[Any]]: ...
+def join_app(func: Any = None, /, **options: Any) -> Any:
+    """Make an app of a function that calls other apps and returns their futures.
+
+    The body runs in a thread of the driver. Its task ends when all futures that it
+    returned (also deep in lists, tuples, sets and dictionaries) have ended, with their
+    values in place of them. It holds no worker, and no thread, while it waits.
+
+    Parameters
+    ----------
+    func : callable
+        Calls apps; should not wait for them.
+    **options
+        As for :func:`python_app`, but for ``executors`` and ``walltime_s``.
+
+    Raises
+    ------
+    AppDefinitionError, ConfigError
+        An unknown option, or one of a wrong type.
+    """
+    if options.get("executors") is not None:
+        raise AppDefinitionError("a join_app runs beside the engine: it takes no executors")
+    return _decorate("join", func, options)
+
+
+def _decorate(kind: str, func: Any, options: dict[str, Any]) -> Any:
+    for name in options:
+        if name not in _OPTIONS:
+            raise AppDefinitionError(
+                f"{kind}_app has no option {name!r}{near(name, _OPTIONS)}; "
+                f"there are {', '.join(_OPTIONS)}"
+            )
+    if func is not None:
+        return App(func, kind, options)
+
+    def decorate(body: Callable[..., Any]) -> App[Any]:
+        if isinstance(body, App):
+            raise AppDefinitionError(f"{body!r} is an app already")
+        if inspect.isgeneratorfunction(body):
+            raise AppDefinitionError(
+                f"{body.__name__} is a generator; a task has one result, so return a list"
+            )
+        return App(body, kind, options)
+
+    return decorate

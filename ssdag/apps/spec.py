@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Parsl's special parameters: found by name, in the call or in the signature's defaults."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from typing import TYPE_CHECKING, Any
+
+from ssdag.apps.files import File
+from ssdag.apps.streams import parse
+from ssdag.errors import AppDefinitionError
+from ssdag.futures import DataFuture
+from ssdag.resources import check_walltime
+from ssdag.tasks import Extras
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Parameters that mean something to an app, whatever its body does with them.
+SPECIAL = ("outputs", "stdout", "stderr", "walltime", "label")
+
+#: ``stdout=AUTO`` (or ``"auto"``) makes a file name from the app and the task's number.
+AUTO = "auto"
+
+
+class Signature:
+    """What an app needs to know of its body's parameters.
+
+    Parameters
+    ----------
+    func : callable
+        The body.
+    """
+
+    def __init__(self, func: Callable[..., Any]) -> None:
+        self.defaults: dict[str, Any] = {}
+        self.accepts: frozenset[str] = frozenset(SPECIAL)
+        try:
+            parameters = inspect.signature(func).parameters
+        except (TypeError, ValueError):  # some builtins have none
+            self.accepts = frozenset()
+            return
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        if not takes_any:
+            self.accepts = frozenset(name for name in SPECIAL if name in parameters)
+        for name in SPECIAL:
+            found = parameters.get(name)
+            if found is not None and found.default is not inspect.Parameter.empty:
+                self.defaults[name] = found.default
+
+    @property
+    def plain(self) -> bool:
+        """True if the signature itself asks for nothing special."""
+        return not self.defaults
+
+
+class Special:
+    """The special parameters of one call.
+
+    Attributes
+    ----------
+    extras : Extras or None
+        For the task; None if nothing special was asked.
+    walltime_s : float or None
+        From ``walltime=``.
+    io : dict
+        What the body's wrapper does: streams and the paths that must exist afterwards.
+    """
+
+    __slots__ = ("extras", "io", "walltime_s")
+
+    def __init__(self, name: str, signature: Signature, kwargs: dict[str, Any]) -> None:
+        given = {**signature.defaults}
+        for key in SPECIAL:
+            if key in kwargs:
+                given[key] = kwargs[key] if key in signature.accepts else kwargs.pop(key)
+        self.walltime_s = check_walltime(given.get("walltime"))
+        self.io: dict[str, Any] = {}
+        self.extras: Extras | None = None
+        asked = {key: given[key] for key in SPECIAL[:3] if given.get(key)}
+        label = given.get("label")
+        if not asked and not label:
+            return
+        extras = self.extras = Extras()
+        extras.label = str(label) if label else None
+        shown = extras.label or name
+        for stream in ("stdout", "stderr"):
+            spec = asked.get(stream)
+            if spec is None:
+                continue
+            if spec == AUTO or spec == -1:  # -1 is Parsl's AUTO_LOGNAME
+                spec = _automatic(shown, stream)
+                if stream in signature.accepts:
+                    kwargs[stream] = spec
+            parse(spec, stream)  # a wrong one is told at the call
+            setattr(extras, stream, spec)
+            self.io[stream] = spec
+        for item in asked.get("outputs", ()):
+            file = as_file(item)
+            extras.outputs.append(DataFuture(file.filepath, "file", file))
+        if extras.outputs:
+            self.io["outputs"] = [output.name for output in extras.outputs]
+
+
+def as_file(item: Any) -> File:
+    """Return an output as a File.
+
+    Raises
+    ------
+    AppDefinitionError
+        It is neither a File nor a path.
+    """
+    if isinstance(item, File):
+        return item
+    if isinstance(item, (str, os.PathLike)):
+        return File(os.fspath(item))
+    raise AppDefinitionError(f"outputs holds {item!r}; files are given as File(path) or as a path")
+
+
+_numbers: dict[str, int] = {}
+
+
+def _automatic(name: str, stream: str) -> str:
+    """Return a free file name in ``ssdag-runs/`` for a stream of a task."""
+    safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
+    number = _numbers[name + stream] = _numbers.get(name + stream, -1) + 1
+    while os.path.exists(path := os.path.join("ssdag-runs", f"{safe}-{number:06d}.{stream}")):
+        number = _numbers[name + stream] = number + 1
+    return os.path.abspath(path)
