@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 
 #: What a type means to the scan; filled as types are met. Types are few, so it is small.
 _ATOM, _OPAQUE, _FUTURE, _WAITABLE, _LIST, _DICT, _NAMED = range(7)
-_KINDS: dict[type, int] = {
-    t: _ATOM for t in (int, float, complex, bool, str, bytes, type(None), type(...), type)
-}
+_ATOMS = (int, float, complex, bool, str, bytes, type(None), type(...), type)
+_KINDS: dict[type, int] = dict.fromkeys(_ATOMS, _ATOM)
 _KINDS.update({list: _LIST, tuple: _LIST, set: _LIST, frozenset: _LIST, dict: _DICT})
 
 #: Types that are sent inside a frame as they are; nobody can make their pickle fail.

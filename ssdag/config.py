@@ -62,9 +62,7 @@ class Config:
             missing = [name for name in _EXECUTOR_METHODS if not hasattr(type(executor), name)]
             if isinstance(executor, type) or missing:
                 hint = f"; write {executor.__name__}()" if isinstance(executor, type) else ""
-                raise ConfigError(
-                    f"executors holds {executor!r}, which is not an executor{hint}"
-                )
+                raise ConfigError(f"executors holds {executor!r}, which is not an executor{hint}")
             if executor.label in labels:
                 raise ConfigError(f"two executors are called {executor.label!r}")
             labels.add(executor.label)

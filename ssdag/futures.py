@@ -65,7 +65,7 @@ class Future(cf.Future[T], Generic[T]):
         _state: str
         _result: Any
         _exception: BaseException | None
-        _done_callbacks: list[Callable[[Any], object]] | None  # type: ignore[assignment]
+        _done_callbacks: list[Callable[[Any], object]] | None
         _waiters: Any
         _cond: threading.Condition | None
 
@@ -77,7 +77,7 @@ class Future(cf.Future[T], Generic[T]):
         self._cond = None
 
     @property
-    def _condition(self) -> threading.Condition:
+    def _condition(self) -> threading.Condition:  # type: ignore[override]
         """The condition that the standard library's functions use; made on demand."""
         cond = self._cond
         if cond is None:

@@ -30,14 +30,7 @@ EMBED_SEED = 1
 
 
 class ChemistryError(Exception):
-    """A molecule that cannot be computed; ``smiles`` says which, ``reason`` why.
-
-    It is not ``transient``: the same molecule fails in the same way again, so a retry
-    is not worth its time.
-    """
-
-    #: Read by the engine's retry rules.
-    transient = False
+    """A molecule that cannot be computed; ``smiles`` says which, ``reason`` why."""
 
     def __init__(self, smiles: str, reason: str) -> None:
         super().__init__(smiles, reason)  # both, so that it pickles

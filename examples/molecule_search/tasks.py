@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ssdag import python_app
+from ssdag import RetryPolicy, python_app
 
 from . import surrogate
 from .chemistry import ionization_energy
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 #: Tensor of bool, shape (molecules, 256).
 FINGERPRINTS = "fingerprints"
+#: A lost worker or connection is worth another try; a molecule that cannot be computed
+#: is not, it fails in the same way again.
+RETRIES = RetryPolicy(2, transient_only=True)
 
 
 def evaluation_name(number: int) -> str:
@@ -38,7 +41,12 @@ def publish(client: ssdag.Client, number: int, index: int, energy_ev: float) -> 
     client.put_tensor(evaluation_name(number), np.array([index, energy_ev]))
 
 
-@python_app(cache=True, ignore_for_cache=["index", "number", "db"], retries=2, walltime_s=120)
+@python_app(
+    cache=True,
+    ignore_for_cache=["index", "number", "db"],
+    retries=RETRIES,
+    walltime_s=120,
+)
 def simulate(smiles: str, index: int, number: int, db: ssdag.Client) -> float:
     """Compute one ionization energy in eV and publish it as evaluation `number`.
 

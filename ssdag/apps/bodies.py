@@ -123,9 +123,7 @@ def _redirected(io: Mapping[str, Any]) -> Iterator[None]:
                 os.dup2(file.fd, fd)
             else:
                 stream = stack.enter_context(os.fdopen(os.dup(file.fd), "w"))
-                redirect = (
-                    contextlib.redirect_stdout if fd == 1 else contextlib.redirect_stderr
-                )
+                redirect = contextlib.redirect_stdout if fd == 1 else contextlib.redirect_stderr
                 stack.enter_context(redirect(stream))
         yield
 

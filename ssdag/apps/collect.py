@@ -6,7 +6,7 @@ from __future__ import annotations
 import concurrent.futures as cf
 from typing import TYPE_CHECKING, Any
 
-from ssdag import arguments
+import ssdag.arguments as arguments
 from ssdag.errors import SsdagError
 from ssdag.monitoring.progress import watch
 

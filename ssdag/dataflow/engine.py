@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from ssdag import arguments
+import ssdag.arguments as arguments
 from ssdag.config import Config
 from ssdag.dataflow import joining
 from ssdag.dataflow.ledger import Ledger
@@ -27,6 +26,7 @@ from ssdag.tasks import AppFuture, AppSpec, Options, Outcome, Task
 from ssdag.wire import context, lifetime
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterable, Sequence
     from concurrent.futures import Future
     from types import TracebackType
@@ -163,7 +163,7 @@ class Engine:
         index = self._app_index.get(id(app))
         if index is None:
             index = self._register(app)
-        future = AppFuture(task)
+        future: AppFuture[Any] = AppFuture(task)
         ready = self._ledger.add(task, future, parents, after, index)
         if services:
             self._note_services(task, services)
@@ -368,7 +368,7 @@ class Engine:
         """
         from ssdag.dataflow.draw import draw_svg
 
-        return os.fspath(draw_svg(self.graph(), path))
+        return str(draw_svg(self.graph(), path))
 
     @property
     def open_tasks(self) -> int:
@@ -447,4 +447,3 @@ class Engine:
         labels = ", ".join(executor.label for executor in self.executors)
         state = "closed" if self._closed else f"{self.open_tasks} open tasks"
         return f"<Engine on {labels}: {state}>"
-

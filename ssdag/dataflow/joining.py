@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ssdag import arguments
+import ssdag.arguments as arguments
 from ssdag.errors import CycleError
 from ssdag.futures import LOCK
 from ssdag.states import TaskState

@@ -299,7 +299,7 @@ class Ledger:
 
 def _dep_failed(task: Task, parent: Future[Any]) -> Outcome:
     """Make the outcome of a task whose parent failed; the error stays flat."""
-    error = parent._exception  # type: ignore[attr-defined]  # done: no lock needed
+    error = parent._exception  # it is done: no lock is needed
     if error is None:
         error = CancelledError()
     above = parent._task if isinstance(parent, AppFuture) else None

@@ -50,14 +50,13 @@ class Memoizing:
     def in_thread(self, function: Callable[[], None]) -> None:
         """Call `function` from the memo's thread, after those given before."""
         if self._thread is None:
+            thread = threading.Thread(target=self._run, name="ssdag-memo", daemon=True)
             with LOCK:
                 first = self._thread is None
                 if first:
-                    self._thread = threading.Thread(
-                        target=self._run, name="ssdag-memo", daemon=True
-                    )
+                    self._thread = thread
             if first:
-                self._thread.start()
+                thread.start()
         self._calls.put(function)
 
     def _run(self) -> None:

@@ -66,7 +66,7 @@ def _importable(module_name: str) -> bool:
             for finder in sys.meta_path
             if type(finder).__module__.startswith("__editable__")
         )
-    return found.origin == spec.origin
+    return bool(found.origin == spec.origin)
 
 
 def _walk(module: Any, qualname: str) -> Any:

@@ -9,6 +9,7 @@ back as the class that was sent.
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -173,12 +174,11 @@ def load_error(data: bytes | memoryview) -> BaseException:
             return _rebuild(*pickle.loads(inner))
         except Exception:  # a class that can be loaded there and not here
             pass
-    error = RemoteError(
+    return RemoteError(
         f"{message} (a {type_name}, which could not be sent)\n{text}",
         type_name=type_name,
         traceback_text=text,
     )
-    return error
 
 
 def _chain(error: BaseException) -> list[tuple[BaseException, str]]:
@@ -207,9 +207,10 @@ def _rebuild(chain: list[tuple[Any, str]], frames: list[Any]) -> BaseException:
     for (error, _), frame in zip(chain, frames, strict=True):
         if frame is not None:
             error.__traceback__ = Traceback.from_dict(frame).as_traceback()
-    for (error, _), (following, link) in zip(chain, chain[1:], strict=False):
+    for (error, _), (following, link) in itertools.pairwise(chain):
         if link == "cause":
             error.__cause__ = following
         else:
             error.__context__ = following
-    return chain[0][0]
+    first: BaseException = chain[0][0]
+    return first

@@ -83,7 +83,6 @@ def test_bad_smiles_say_what_is_wrong_and_pickle(smiles: str) -> None:
     assert again.smiles == smiles
     assert again.reason
     assert again.reason in str(again)
-    assert again.transient is False
 
 
 def test_an_element_without_force_field_is_a_geometry_error() -> None:

@@ -40,7 +40,8 @@ def read(hub: Hub, link: Link, frame: Frame) -> list[Outcome]:
         if code == PICKLED:
             value, error = _load(link, value, entries, buffers)
         elif code == ERROR:
-            value, error = None, load_error(value)
+            error = load_error(value)
+            value = None
         else:
             assert code == PLAIN
         if task is not None:
