@@ -131,7 +131,7 @@ class OurLauncher(Launcher):
 
     def _load(self, workers: int = IN_FLIGHT) -> tuple[Any, Any]:
         ssdag: Any = importlib.import_module("ssdag")
-        pool = ssdag.executors.ThreadExecutor(max_workers=workers)
+        pool = ssdag.executors.ThreadExecutor(workers)
         return ssdag, ssdag.load(ssdag.Config(executors=[pool]))
 
     def import_time(self) -> Figures:

@@ -18,7 +18,6 @@ from .outcome import Outcome
 from .picture import draw
 from .progress import View
 from .search import Plan, Search, SearchError
-from .utilisation import Utilisation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = getattr(options, "checkpoint", out / "checkpoint.sqlite")
     outcome = Outcome(load_molecules()[: getattr(options, "molecules", None)])
-    usage = Utilisation()
+    usage = ssdag.Utilization()
     config = ssdag.Config(
         executors=[LocalExecutor(max_workers=options.workers)],
         checkpoint=str(checkpoint),
@@ -106,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = STUCK
     draw(outcome, [out / "search.png", out / "search.svg"])
     report.write_table(outcome, out / "energies.csv")
-    print("\n".join(report.lines(outcome, usage)))
+    print("\n".join(report.lines(outcome, usage, options.workers)))
     print(f"written: {', '.join(sorted(path.name for path in out.iterdir()))} in {out}")
     score = outcome.score()
     if score is None or (score.recall >= options.min_recall and score.gain >= options.min_gain):

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ssdag import Utilization
+
     from .outcome import Outcome
-    from .utilisation import Utilisation
 
 #: Molecules that are listed.
 LISTED = 10
 
 
-def lines(outcome: Outcome, usage: Utilisation) -> list[str]:
+def lines(outcome: Outcome, usage: Utilization, workers: int) -> list[str]:
     """Return what to print at the end, a line each."""
+    ended = usage.done + usage.remembered
     text = ["", "best molecules"]
     text += [
         f"  {one.energy_ev:7.3f} eV  evaluation {one.number + 1:4}  {one.smiles}"
@@ -30,8 +32,8 @@ def lines(outcome: Outcome, usage: Utilisation) -> list[str]:
         "",
         f"evaluations: {len(outcome.evaluations)} of {len(outcome.molecules)} molecules",
         f"simulations from the checkpoint: {outcome.reused}",
-        f"tasks/s: {usage.rate:.1f} ({usage.tasks} tasks in {usage.elapsed_s:.1f} s)",
-        f"utilisation: {100 * usage.share:.0f} % of {usage.workers} workers",
+        f"tasks/s: {usage.tasks_per_s:.1f} ({ended} tasks in {usage.elapsed_s:.1f} s)",
+        f"utilisation: {100 * usage.fraction:.0f} % of {workers} workers",
     ]
     score = outcome.score()
     if score is not None:

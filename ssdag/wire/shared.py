@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("ssdag.wire")
 
 #: Buffers of this many bytes or more travel by reference.
-THRESHOLD_BYTES = 1 << 20
+THRESHOLD_BYTES = 1 << 18
 #: Free segments that a pool keeps warm, in bytes.
 KEEP_BYTES = 256 << 20
 
@@ -42,6 +42,16 @@ def make_folder() -> str | None:
     if not os.access("/dev/shm", os.W_OK | os.X_OK):
         return None
     return tempfile.mkdtemp(prefix=f"ssdag-{os.getpid()}-", dir="/dev/shm")
+
+
+class _Mapped:
+    """Our view of a segment that is used again, and how much of it has pages."""
+
+    __slots__ = ("filled", "memory")
+
+    def __init__(self, memory: mmap.mmap, filled: int) -> None:
+        self.memory = memory
+        self.filled = filled
 
 
 class SegmentPool:
@@ -64,6 +74,7 @@ class SegmentPool:
         self._count = 0
         self._lock = threading.Lock()
         self._returned: deque[str] = deque()
+        self._maps: dict[str, _Mapped] = {}
 
     def store(self, view: memoryview) -> str | None:
         """Copy a buffer into a segment and return its path; None if there is no room."""
@@ -80,21 +91,40 @@ class SegmentPool:
             else:
                 self._count += 1
                 path = os.path.join(self._folder, f"{self._prefix}-{self._count}")
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        mapped = self._maps.get(path)
+        if mapped is not None and size <= mapped.filled:
+            mapped.memory[:size] = view
+        else:
             try:
-                done = 0
-                while done < size:
-                    done += os.pwrite(fd, view[done:], done)
-            finally:
-                os.close(fd)
-        except OSError as error:
-            _log.warning("no room for %d bytes in %s (%s): sent by socket", size, path, error)
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-            return None
+                self._write(path, view, rounded, again=bool(free is not None and mapped is None))
+            except OSError as error:
+                _log.warning("no room for %d bytes in %s (%s): sent by socket", size, path, error)
+                self._maps.pop(path, None)
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+                return None
         self._sizes[path] = rounded
         return path
+
+    def _write(self, path: str, view: memoryview, rounded: int, *, again: bool) -> None:
+        """Write with ``pwrite``, which allocates; map a file that is used again.
+
+        Copying into mapped memory is three times faster than ``pwrite``, but only pages
+        that exist already may be touched: where tmpfs is full, others are a SIGBUS.
+        """
+        size = view.nbytes
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            done = 0
+            while done < size:
+                done += os.pwrite(fd, view[done:], done)
+            if path in self._maps:
+                self._maps[path].filled = size
+            elif again:
+                os.ftruncate(fd, rounded)
+                self._maps[path] = _Mapped(mmap.mmap(fd, rounded), size)
+        finally:
+            os.close(fd)
 
     def release(self, path: str) -> None:
         """Take a segment back that nobody reads any more.
@@ -117,6 +147,7 @@ class SegmentPool:
                 self._kept += rounded
                 self._free.setdefault(rounded, []).append(path)
                 continue
+            self._maps.pop(path, None)
             with contextlib.suppress(OSError):
                 os.unlink(path)
 

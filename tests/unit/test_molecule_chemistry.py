@@ -16,9 +16,7 @@ for _package in ("rdkit", "tblite", "sklearn", "matplotlib"):
 
 from examples.molecule_search import chemistry, molecules, picture, report, surrogate  # noqa: E402
 from examples.molecule_search.outcome import Evaluation, Failure, Outcome  # noqa: E402
-from examples.molecule_search.utilisation import Utilisation  # noqa: E402
-from ssdag.monitoring.listeners import Event  # noqa: E402
-from ssdag.states import TaskState  # noqa: E402
+from ssdag import Utilization  # noqa: E402
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -173,26 +171,10 @@ def test_report_and_table(tmp_path: Path) -> None:
     outcome.failures = [Failure("C1CC", chemistry.BadSmilesError("C1CC", "not a SMILES string"))]
     outcome.left_out = {0: 0.5}
     outcome.swept = True
-    text = report.lines(outcome, Utilisation())
+    text = report.lines(outcome, Utilization(), 2)
     assert "recall of the top 5 %: 1.00" in text
     assert "  'C1CC': not a SMILES string" in text
     report.write_table(outcome, tmp_path / "energies.csv")
     rows = list(csv.reader((tmp_path / "energies.csv").read_text().splitlines()))
     assert rows[1] == ["39.000000", "1", "C" * 40]
     assert rows[-1] == ["0.500000", "", "C"]
-
-
-def test_utilisation_counts_bodies_only() -> None:
-    usage = Utilisation()
-    usage.on_start(workers=2)
-    start = usage._start_s
-    usage.on_events(
-        [
-            Event(0, TaskState.LAUNCHED, start, "f", "local"),
-            Event(0, TaskState.DONE, start + 2.0, "f", "local", started_s=start + 1.0),
-            Event(1, TaskState.MEMO_DONE, start + 4.0, "f", "local"),
-        ]
-    )
-    assert (usage.tasks, usage.busy_s, usage.elapsed_s) == pytest.approx((2, 1.0, 4.0))
-    assert (usage.share, usage.rate) == pytest.approx((1 / 8, 0.5))
-    assert Utilisation().share == 0.0

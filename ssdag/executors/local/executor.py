@@ -38,7 +38,8 @@ class LocalExecutor(Executor):
     env : mapping of str to str, optional
         Added to the workers' environment, for example ``{"OMP_NUM_THREADS": "1"}``.
     threshold_bytes : int, optional
-        Arrays of this many bytes or more travel by reference; the default is 1 MiB.
+        Arrays of this many bytes or more travel by reference; the default is
+        256 KiB.
     switch_interval_s : float or None, optional
         While the executor lives, the interpreter's thread switch interval is at most
         this (``sys.setswitchinterval``), so that a busy main thread does not hold up
