@@ -53,6 +53,10 @@ def measure_launch(name: str, report: Reporter, *, quick: bool, only: set[str]) 
 
 
 def _version(distribution: str) -> str:
+    if distribution == "ssdag":  # may run from a source tree that is not installed
+        from ssdag.version import __version__
+
+        return __version__
     return importlib.metadata.version(distribution) if distribution else ""
 
 
