@@ -17,6 +17,9 @@ from pathlib import Path
 
 import pytest
 
+import ssdag
+import ssdag.errors
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -64,6 +67,13 @@ def test_a_page_shows_what_works(page: Path, tmp_path: Path) -> None:
     promised = re.findall(r"# prints (.*)", script)
     if promised:
         assert done.stdout.splitlines() == promised, done.stderr
+
+
+def test_every_name_of_the_face_is_in_the_reference() -> None:
+    reference = (ROOT / "docs" / "api.md").read_text()
+    names = {n for n in ssdag.__all__ if not n.startswith("_") and n != "executors"}
+    names -= set(vars(ssdag.errors))  # documented as a module
+    assert not [name for name in sorted(names) if f"ssdag.{name}" not in reference]
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:
