@@ -247,7 +247,12 @@ class AppFuture(Future[T]):
     __slots__ = ("_children", "_task")
 
     def __init__(self, task: Task) -> None:
-        super().__init__()
+        # The base initialiser's fields, set here: one call less on the hot path.
+        self._state = "PENDING"
+        self._result = None
+        self._exception = None
+        self._done_callbacks = None
+        self._cond = None
         self._task = task
         self._children: list[Task] | None = None
 

@@ -42,6 +42,7 @@ _log = logging.getLogger("ssdag")
 #: Threads for join bodies, lifted items and memo look-ups; a join holds one only while
 #: its body runs.
 _INTERNAL_THREADS = 8
+_INTERNAL = ("join", "lift")
 
 
 class Engine:
@@ -81,7 +82,8 @@ class Engine:
                 handler=self.config.retry_handler or self._retry.handler,
             )
         self._apps: list[AppSpec] = []
-        self._app_index: dict[int, int] = {}
+        #: Number of each app in the record, and its executor if only one can run it.
+        self._routes: dict[AppSpec, tuple[int, Executor | None]] = {}
         self._by_func: dict[int, AppSpec] = {}
         self._timers = Timers()
         self._bus = Bus(self.config.listeners, sum(e.capacity for e in self.executors))
@@ -150,35 +152,45 @@ class Engine:
         """
         task = Task(app, args, kwargs or None, options or app.options, self)
         task.extras = extras
-        if app.kind in ("join", "lift"):
-            task.executor = self._internal
-        else:
-            found = self._placement.candidates(task.options, app.kind)
-            if len(found) == 1:
-                task.executor = found[0]
+        route = self._routes.get(app)
+        if route is None:
+            route = self._register(app)
+        index, task.executor = route
+        if options is not None and app.kind not in _INTERNAL:
+            found = self._placement.candidates(options, app.kind)
+            task.executor = found[0] if len(found) == 1 else None
         futures, waitables, task.simple = arguments.find(args, kwargs)
+        future: AppFuture[Any] = AppFuture(task)
+        if not futures and not waitables and not after:
+            self._ledger.add(task, future, (), (), index)
+            if app.cache or task.executor is None:
+                self._prepare(task, direct=True)
+            else:
+                task.executor.submit(task)
+            return future
         task.has_futures = bool(futures or waitables)
         services = [(item, item.__ssdag_future__()) for item in waitables]
         parents = [*futures, *(ready for _, ready in services)] if services else futures
-        index = self._app_index.get(id(app))
-        if index is None:
-            index = self._register(app)
-        future: AppFuture[Any] = AppFuture(task)
         ready = self._ledger.add(task, future, parents, after, index)
         if services:
             self._note_services(task, services)
-        if task.has_futures or after:
-            self._watch_foreign(task, (*parents, *after))
+        self._watch_foreign(task, (*parents, *after))
         if ready:
             self._prepare(task, direct=True)
         return future
 
-    def _register(self, app: AppSpec) -> int:
+    def _register(self, app: AppSpec) -> tuple[int, Executor | None]:
+        """Number an app for the record, and choose its executor if there is no choice."""
+        executor: Executor | None = self._internal
+        if app.kind not in _INTERNAL:
+            found = self._placement.candidates(app.options, app.kind)
+            executor = found[0] if len(found) == 1 else None
         with LOCK:
-            index = self._app_index.setdefault(id(app), len(self._apps))
-            if index == len(self._apps):
+            route = self._routes.get(app)
+            if route is None:
+                route = self._routes[app] = len(self._apps), executor
                 self._apps.append(app)
-        return index
+        return route
 
     def _note_services(self, task: Task, services: Sequence[tuple[Any, Future[Any]]]) -> None:
         with LOCK:

@@ -100,17 +100,17 @@ class Ledger:
             self.tasks[task_id] = task
             self.record.add(app_index, now)
             failed: Future[Any] | None = None
-            for parent in parents:
-                failed = self._link(task, parent, EdgeKind.DATA) or failed
-            for parent in after:
-                failed = self._link(task, parent, EdgeKind.AFTER) or failed
-            if failed is None:
-                ready = not task.waiting
-                if ready:
-                    task.move(_READY)
+            ready = True
+            if parents or after:
+                for parent in parents:
+                    failed = self._link(task, parent, EdgeKind.DATA) or failed
+                for parent in after:
+                    failed = self._link(task, parent, EdgeKind.AFTER) or failed
+                ready = failed is None and not task.waiting
+            if ready:
+                task.move(_READY)
         if self._bus.active:
-            state = TaskState.READY if failed is None and ready else _PENDING
-            self._bus.emit([Event(task_id, state, now, task.app.name, "")])
+            self._bus.emit([Event(task_id, task.state, now, task.app.name, "")])
         if failed is not None:
             self.finish([_dep_failed(task, failed)])
             return False

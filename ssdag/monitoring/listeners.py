@@ -80,6 +80,8 @@ class Bus:
     """
 
     def __init__(self, listeners: Sequence[Listener], workers: int) -> None:
+        #: True while anybody listens; the engine makes events only then.
+        self.active = False
         self._listeners: list[Listener] = []
         self._workers = workers
         self._events: list[Event] = []
@@ -91,11 +93,6 @@ class Bus:
         for listener in listeners:
             self.add(listener)
 
-    @property
-    def active(self) -> bool:
-        """True while anybody listens; the engine makes events only then."""
-        return bool(self._listeners)
-
     def add(self, listener: Listener) -> None:
         """Begin to tell `listener`; it learns of what happens from now on."""
         if self._thread is None:
@@ -103,12 +100,17 @@ class Bus:
             self._thread.start()
         if self._call(listener, "on_start", self._workers):
             self._listeners.append(listener)
+            self.active = True
 
     def remove(self, listener: Listener) -> None:
         """Stop telling `listener`; a no-op if it is not known."""
         self.flush()
+        self._drop(listener)
+
+    def _drop(self, listener: Listener) -> None:
         if listener in self._listeners:
             self._listeners.remove(listener)
+        self.active = bool(self._listeners)
 
     def emit(self, events: Sequence[Event]) -> None:
         """Take events; never blocks and never raises."""
@@ -150,13 +152,13 @@ class Bus:
         for listener in tuple(self._listeners):
             self._call(listener, "on_stop")
         self._listeners.clear()
+        self.active = False
 
     def _call(self, listener: Listener, hook: str, *args: object) -> bool:
         try:
             getattr(listener, hook)(*args)
         except Exception:  # a listener is user code
             _log.exception("listener %s failed in %s and is removed", type(listener).__name__, hook)
-            if listener in self._listeners:
-                self._listeners.remove(listener)
+            self._drop(listener)
             return False
         return True
