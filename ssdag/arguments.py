@@ -12,6 +12,7 @@ import concurrent.futures as cf
 from typing import TYPE_CHECKING, Any
 
 from ssdag.errors import SsdagError
+from ssdag.futures import Future
 from ssdag.references import Reference, Waitable
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ def raw_value(future: cf.Future[Any]) -> Any:
 
     A future that failed or was cancelled raises its error.
     """
+    if isinstance(future, Future) and future._state == "FINISHED" and future._exception is None:
+        return future._result  # ours, the usual case: no locks, no calls
     error = future.exception()
     if error is not None:
         raise error
