@@ -8,25 +8,27 @@ what is special about one call comes in the keyword :data:`IO`.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 import sys
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
+from ssdag.apps import staging
 from ssdag.apps.command import run_command
+from ssdag.apps.files import File
 from ssdag.apps.streams import OutputFile, parse
 from ssdag.errors import AppDefinitionError, MissingOutputError
 from ssdag.wire.context import in_worker
 from ssdag.wire.functions import dump_function, load_function, runnable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 #: The keyword that carries streams and outputs of a call to its body.
 IO = "_ssdag_io"
 
 
-class Body:
+class Body(ABC):
     """A user's function and what is done around it.
 
     Parameters
@@ -45,8 +47,9 @@ class Body:
     def __reduce__(self) -> tuple[Any, ...]:
         return _load, (type(self), dump_function(self.__wrapped__), self.name)
 
+    @abstractmethod
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError(type(self).__name__)
+        """Do the work of one call."""
 
 
 def _load(cls: type[Body], blob: bytes, name: str) -> Body:
@@ -59,9 +62,10 @@ class PythonBody(Body):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the function; its outputs must exist afterwards."""
         io: Mapping[str, Any] = kwargs.pop(IO, {})
+        _stage_in(kwargs)
         with _redirected(io):
             value = self._call(*args, **kwargs)
-        check_outputs(self.name, io.get("outputs", ()))
+        _stage_out(self.name, io.get("outputs", ()))
         return value
 
 
@@ -74,6 +78,7 @@ class BashBody(Body):
     def __call__(self, *args: Any, **kwargs: Any) -> int:
         """Get the command from the function and run it to its end."""
         io: Mapping[str, Any] = kwargs.pop(IO, {})
+        _stage_in(kwargs)
         command = self._call(*args, **kwargs)
         if not isinstance(command, str):
             raise AppDefinitionError(
@@ -87,18 +92,33 @@ class BashBody(Body):
             walltime_s=io.get("walltime_s"),
             label=self.name,
         )
-        check_outputs(self.name, io.get("outputs", ()))
+        _stage_out(self.name, io.get("outputs", ()))
         return result.exit_code
 
 
-def check_outputs(name: str, paths: list[str] | tuple[()]) -> None:
-    """Raise MissingOutputError if a declared output does not exist."""
-    missing = tuple(path for path in paths if not os.path.exists(path))
+def _stage_in(kwargs: dict[str, Any]) -> None:
+    """Bring the files of ``inputs=`` here; they must exist."""
+    inputs = kwargs.get("inputs")
+    if isinstance(inputs, (list, tuple)) and any(isinstance(item, File) for item in inputs):
+        kwargs["inputs"] = [
+            staging.find(item).stage_in(item, None) if isinstance(item, File) else item
+            for item in inputs
+        ]
+
+
+def _stage_out(name: str, files: Sequence[File]) -> None:
+    """Put declared outputs in their places; raise one error for all that are missing."""
+    missing: list[str] = []
+    for file in files:
+        try:
+            staging.find(file, out=True).stage_out(file, None)
+        except MissingOutputError as error:
+            missing += error.missing
     if missing:
         raise MissingOutputError(
             f"{name} ended well, but did not make {', '.join(map(repr, missing))} "
             f"(in {os.getcwd()})",
-            missing=missing,
+            missing=tuple(missing),
         )
 
 
@@ -132,8 +152,3 @@ def _restore(fd: int, saved: int, name: str) -> None:
     getattr(sys, name).flush()
     os.dup2(saved, fd)
     os.close(saved)
-
-
-def is_async(func: Callable[..., Any]) -> bool:
-    """Say whether a function's body is a coroutine."""
-    return inspect.iscoroutinefunction(func)

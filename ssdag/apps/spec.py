@@ -7,6 +7,7 @@ import inspect
 import os
 from typing import TYPE_CHECKING, Any
 
+from ssdag.apps import staging
 from ssdag.apps.files import File
 from ssdag.apps.streams import parse
 from ssdag.errors import AppDefinitionError
@@ -77,6 +78,12 @@ class Special:
                 given[key] = kwargs[key] if key in signature.accepts else kwargs.pop(key)
         self.walltime_s = check_walltime(given.get("walltime"))
         self.io: dict[str, Any] = {}
+        inputs = kwargs.get("inputs")
+        if isinstance(inputs, (list, tuple)) and inputs:
+            for item in inputs:
+                if isinstance(item, File):
+                    staging.find(item)
+            self.io["inputs"] = True
         self.extras: Extras | None = None
         asked = {key: given[key] for key in SPECIAL[:3] if given.get(key)}
         label = given.get("label")
@@ -98,9 +105,10 @@ class Special:
             self.io[stream] = spec
         for item in asked.get("outputs", ()):
             file = as_file(item)
+            staging.find(file, out=True)  # an unknown scheme is told at the call
             extras.outputs.append(DataFuture(file.filepath, "file", file))
         if extras.outputs:
-            self.io["outputs"] = [output.name for output in extras.outputs]
+            self.io["outputs"] = [output.target for output in extras.outputs]
 
 
 def as_file(item: Any) -> File:
@@ -118,6 +126,15 @@ def as_file(item: Any) -> File:
     raise AppDefinitionError(f"outputs holds {item!r}; files are given as File(path) or as a path")
 
 
+class _AutomaticPath(str):
+    """A path that nobody chose, so that it does not tell two calls of an app apart."""
+
+    __slots__ = ()
+
+    def __ssdag_hash__(self) -> bytes:
+        return b"automatic path"
+
+
 _numbers: dict[str, int] = {}
 
 
@@ -127,4 +144,4 @@ def _automatic(name: str, stream: str) -> str:
     number = _numbers[name + stream] = _numbers.get(name + stream, -1) + 1
     while os.path.exists(path := os.path.join("ssdag-runs", f"{safe}-{number:06d}.{stream}")):
         number = _numbers[name + stream] = number + 1
-    return os.path.abspath(path)
+    return _AutomaticPath(os.path.abspath(path))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,7 +14,6 @@ from ssdag.states import TaskState
 from ssdag.tasks import Outcome
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
 
     from ssdag.dataflow.ledger import Ledger
@@ -92,7 +92,7 @@ class Memoizing:
             if first is not None and first.future is not None and ledger.follow(task, first.future):
                 return self.FOLLOWS
         found, value = self.memo.lookup(extras.memo_key)
-        if found:
+        if found and all(os.path.exists(output.name) for output in extras.outputs):
             return Outcome(task, value, state=TaskState.MEMO_DONE)
         return None
 
@@ -104,6 +104,9 @@ class Memoizing:
         func = getattr(app.func, "__wrapped__", app.func)
         if app.source_digest is None:
             app.source_digest = function_digest(func)
+        if task.extras is not None and task.extras.outputs and kwargs:
+            # By name: what they hold is made by the call, not given to it.
+            kwargs = {**kwargs, "outputs": [output.name for output in task.extras.outputs]}
         return call_key(app.source_digest, args, kwargs or {}, app.ignore, signature_of(func))
 
     def after(self, outcome: Outcome) -> None:
