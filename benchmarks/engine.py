@@ -134,7 +134,7 @@ def measure(
                 budget_s=budget_s,
                 quick=quick,
                 measures=job.measures,
-                deadline_s=60 + 60 * budget_s,
+                deadline_s=90 + 120 * budget_s,
                 on_begin=lambda m, head=head: progress.update(  # type: ignore[misc]
                     bar, description=f"{head}: {m}"
                 ),
@@ -155,6 +155,7 @@ def _summary(outcome: Outcome) -> str:
 
 _SHOWN = {
     "noop.tasks_per_s",
+    "noop.foreign",
     "latency.p50_us",
     "layered.us_per_node",
     "pending.bytes_per_task",

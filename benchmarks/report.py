@@ -10,6 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import tables
+from benchmarks.child import CALM
 from benchmarks.engine import RESULTS, Run, title
 from benchmarks.peers import BACKENDS
 from benchmarks.runner import ROOT
@@ -41,6 +42,18 @@ def engine_section(run: Run) -> Iterator[str]:
         yield (
             f"Load average while measuring: {min(run.load):.1f} to {max(run.load):.1f} "
             "(the benchmark itself is about 2)."
+        )
+    foreign = sorted(
+        v for keys in run.values.values() for k, vs in keys.items() if k.endswith(".foreign")
+        for v in vs
+    )  # fmt: skip
+    if foreign:
+        calm = sum(v <= CALM for v in foreign) / len(foreign)
+        yield (
+            f"Other work on the machine took {foreign[len(foreign) // 2]:.0%} of the cores in the "
+            f"median measure and {foreign[-1]:.0%} in the worst; {calm:.0%} of the measures were "
+            f"calm (at most {CALM:.0%}). A disturbed measure is taken up to three times, and the "
+            "calmest one counts."
         )
     versions = {BACKENDS[n][1]: v for n, v in run.versions.items() if v and n in BACKENDS}
     if versions:

@@ -47,6 +47,26 @@ def cpu_s() -> float:
     return total
 
 
+class Foreign:
+    """How much of the machine others used while something was measured."""
+
+    def __init__(self) -> None:
+        self._begin = time.monotonic()
+        self._busy = _machine_busy_s()
+        self._ours = cpu_s()
+
+    def share(self) -> float:
+        """Share of all cores (0 to 1) that went to processes outside this tree."""
+        elapsed = (time.monotonic() - self._begin) * (psutil.cpu_count() or 1)
+        others = (_machine_busy_s() - self._busy) - (cpu_s() - self._ours)
+        return max(0.0, others / elapsed) if elapsed > 0 else 0.0
+
+
+def _machine_busy_s() -> float:
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - times.guest)
+
+
 def pss_bytes() -> int:
     """Proportional resident memory of this process and all its descendants."""
     total = 0
