@@ -34,6 +34,9 @@ class TaskState(IntEnum):
         """True if no other state can follow."""
         return self >= TaskState.DONE
 
+    def __str__(self) -> str:
+        return self.name.lower()
+
 
 class ServiceState(IntEnum):
     """Where a service node stands; ``STOPPED`` and ``FAILED`` are final."""
@@ -49,6 +52,9 @@ class ServiceState(IntEnum):
     def final(self) -> bool:
         """True if no other state can follow."""
         return self >= ServiceState.STOPPED
+
+    def __str__(self) -> str:
+        return self.name.lower()
 
 
 _S = TaskState

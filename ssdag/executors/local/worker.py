@@ -88,7 +88,8 @@ class Worker:
         self._functions: dict[int, _Function] = {}
         self._results: deque[tuple[Any, ...]] = deque()
         self._sending = threading.Lock()
-        self._busy = threading.Event()
+        #: Set while a result waits to be sent and another task may be running.
+        self._unsent = threading.Event()
         self._last_flush = 0
         self._number = 0
         self._packer = Packer(SegmentPool(None, ""), 0)
@@ -102,11 +103,9 @@ class Worker:
             frame = reader.take()
             if frame is None:
                 self._flush()
-                self._busy.clear()
                 sys.stdout.flush()
                 reader.read()
                 continue
-            self._busy.set()
             functions, tasks, released = pickle.loads(frame.body)
             for number, blob in functions:
                 self._functions[number] = _Function(blob)
@@ -154,6 +153,8 @@ class Worker:
             # Buffers beside the pickle are the user's memory: out before he changes it.
             if beside or now - self._last_flush > _FLUSH_NS:
                 self._flush()
+            elif not self._unsent.is_set():
+                self._unsent.set()
             del result, value, own, beside
         self._number = number
 
@@ -202,12 +203,13 @@ class Worker:
         self._last_flush = monotonic_ns()
 
     def _flush_late(self) -> None:
-        """Send finished results while a slow task runs; asleep when nothing runs."""
+        """Send finished results while a slow task runs; asleep when nothing waits."""
         pause = threading.Event()
         while True:
-            self._busy.wait()
+            self._unsent.wait()
             pause.wait(0.001)
-            if self._results and monotonic_ns() - self._last_flush > _FLUSH_NS:
+            self._unsent.clear()  # before the look: a result that comes later sets it again
+            if self._results:
                 self._flush()
 
 
