@@ -154,10 +154,13 @@ def localize(
 
 
 def _resolve(value: Any) -> Any:
-    if isinstance(value, Reference):
+    kind = _KINDS.get(type(value))
+    if kind is None:
+        kind = _kind(type(value))
+    if kind == _OPAQUE and isinstance(value, Reference):
         return value.resolve()
-    kind = _KINDS.get(type(value), _OPAQUE)
-    return value if kind <= _OPAQUE else _rebuild(value, kind, _resolve)
+    # Futures that are left are the value of a task: they are nobody's to look into.
+    return value if kind < _LIST else _rebuild(value, kind, _resolve)
 
 
 def _rebuild(value: Any, kind: int, change: Callable[[Any], Any]) -> Any:

@@ -76,17 +76,19 @@ class Future(cf.Future[T], Generic[T]):
         self._done_callbacks = None
         self._cond = None
 
-    @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override]
-        """The condition that the standard library's functions use; made on demand."""
-        cond = self._cond
-        if cond is None:
-            with LOCK:
-                cond = self._cond
-                if cond is None:
-                    self._waiters = []
-                    cond = self._cond = threading.Condition()
-        return cond
+    if not TYPE_CHECKING:  # to a type checker it is the attribute that the base class has
+
+        @property
+        def _condition(self) -> threading.Condition:
+            """The condition that the standard library's functions use; made on demand."""
+            cond = self._cond
+            if cond is None:
+                with LOCK:
+                    cond = self._cond
+                    if cond is None:
+                        self._waiters = []
+                        cond = self._cond = threading.Condition()
+            return cond
 
     # -- looking ---------------------------------------------------------------------
 
@@ -185,7 +187,7 @@ class Future(cf.Future[T], Generic[T]):
     def _call(self, fn: Callable[[Any], object]) -> None:
         try:
             fn(self)
-        except Exception:  # user code
+        except (Exception, SystemExit):  # user code, perhaps in a thread that serves all
             _log.exception("a done callback of %s raised", type(self).__name__)
 
     # -- completing ------------------------------------------------------------------
