@@ -35,19 +35,19 @@ def main() -> None:
     if not console.is_terminal:
         console = Console(width=160)
     measures = args.measures.split(",") if args.measures else []
+    path = args.output
+    if path is None and not args.only and not measures:
+        path = engine.RESULTS / "engine.json"
     run = engine.measure(
         names,
         rounds=args.rounds or (1 if args.quick else 3),
         quick=args.quick,
         console=console,
         measures=measures,
+        save_to=path,
     )
     tables.show(run, console)
-    path = args.output
-    if path is None and not args.only and not measures:
-        path = engine.RESULTS / "engine.json"
     if path is not None:
-        run.save(path)
         console.print(f"written: {path}", highlight=False)
     if path == engine.RESULTS / "engine.json":
         report.write()

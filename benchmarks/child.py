@@ -31,8 +31,8 @@ _STOP_LIMIT_S = 5.0
 
 #: A measure is calm if others used no more than this share of the cores.
 CALM = 0.1
-#: How often a disturbed measure is taken, without and with ``--quick``.
-_TRIES = (3, 2)
+#: How often a disturbed measure is taken, in a full and in a quick run.
+_TRIES = (2, 2)
 
 
 class Reporter:

@@ -115,8 +115,12 @@ def measure(
     quick: bool,
     console: Console,
     measures: Sequence[str] = (),
+    save_to: Path | None = None,
 ) -> Run:
-    """Measure all `names`, `rounds` times, showing progress on `console`."""
+    """Measure all `names`, `rounds` times, showing progress on `console`.
+
+    With `save_to`, what was measured so far is written there after each process.
+    """
     tree.adopt_orphans()
     run = Run(quick, rounds, created=_now(), machine=machine.facts())
     budget_s = 0.25 if quick else 1.0
@@ -140,6 +144,8 @@ def measure(
                 ),
             )
             run.add(job.name, outcome)
+            if save_to is not None:
+                run.save(save_to)
             progress.advance(bar)
             progress.console.print(f"{head}: {_summary(outcome)}", highlight=False, markup=False)
     return run

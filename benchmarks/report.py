@@ -52,7 +52,7 @@ def engine_section(run: Run) -> Iterator[str]:
         yield (
             f"Other work on the machine took {foreign[len(foreign) // 2]:.0%} of the cores in the "
             f"median measure and {foreign[-1]:.0%} in the worst; {calm:.0%} of the measures were "
-            f"calm (at most {CALM:.0%}). A disturbed measure is taken up to three times, and the "
+            f"calm (at most {CALM:.0%}). A disturbed measure is taken twice, and the "
             "calmest one counts."
         )
     versions = {BACKENDS[n][1]: v for n, v in run.versions.items() if v and n in BACKENDS}
