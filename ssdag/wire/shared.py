@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import mmap
 import os
 import tempfile
 import threading
@@ -24,6 +23,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from ssdag.references import Reference
+from ssdag.wire.mapping import map_file, map_private
 from ssdag.wire.serialize import loads
 
 if TYPE_CHECKING:
@@ -35,13 +35,19 @@ _log = logging.getLogger("ssdag.wire")
 THRESHOLD_BYTES = 1 << 18
 #: Free segments that a pool keeps warm, in bytes.
 KEEP_BYTES = 256 << 20
+#: Segments that a pool has mapped for writing at most; a process has 65,530 mappings.
+_MOST_MAPS = 4096
 
 
 def make_folder() -> str | None:
-    """Make a private folder for segments; None where the machine has no ``/dev/shm``."""
+    """Make a private folder for segments; None where ``/dev/shm`` cannot be used."""
     if not os.access("/dev/shm", os.W_OK | os.X_OK):
         return None
-    return tempfile.mkdtemp(prefix=f"ssdag-{os.getpid()}-", dir="/dev/shm")
+    try:
+        return tempfile.mkdtemp(prefix=f"ssdag-{os.getpid()}-", dir="/dev/shm")
+    except OSError as error:
+        _log.warning("large arrays go by socket: no folder in /dev/shm (%s)", error)
+        return None
 
 
 class _Mapped:
@@ -49,7 +55,7 @@ class _Mapped:
 
     __slots__ = ("filled", "memory")
 
-    def __init__(self, memory: mmap.mmap, filled: int) -> None:
+    def __init__(self, memory: memoryview, filled: int) -> None:
         self.memory = memory
         self.filled = filled
 
@@ -72,9 +78,13 @@ class SegmentPool:
         self._sizes: dict[str, int] = {}
         self._kept = 0
         self._count = 0
+        self._pid = os.getpid()
+        self._warned = False
         self._lock = threading.Lock()
         self._returned: deque[str] = deque()
         self._maps: dict[str, _Mapped] = {}
+        #: Files that have been filled before, so that mapping them pays.
+        self._used: set[str] = set()
 
     def store(self, view: memoryview) -> str | None:
         """Copy a buffer into a segment and return its path; None if there is no room."""
@@ -96,14 +106,12 @@ class SegmentPool:
             mapped.memory[:size] = view
         else:
             try:
-                self._write(path, view, rounded, again=bool(free is not None and mapped is None))
+                self._write(path, view, rounded, again=path in self._used)
             except OSError as error:
-                _log.warning("no room for %d bytes in %s (%s): sent by socket", size, path, error)
-                self._maps.pop(path, None)
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
+                self._no_room(path, size, error)
                 return None
         self._sizes[path] = rounded
+        self._used.add(path)
         return path
 
     def _write(self, path: str, view: memoryview, rounded: int, *, again: bool) -> None:
@@ -120,18 +128,41 @@ class SegmentPool:
                 done += os.pwrite(fd, view[done:], done)
             if path in self._maps:
                 self._maps[path].filled = size
-            elif again:
+            elif again and len(self._maps) < _MOST_MAPS:
                 os.ftruncate(fd, rounded)
-                self._maps[path] = _Mapped(mmap.mmap(fd, rounded), size)
+                self._maps[path] = _Mapped(map_file(fd, rounded, shared=True), size)
         finally:
             os.close(fd)
+
+    def _no_room(self, path: str, size: int, error: OSError) -> None:
+        """Remove what was begun, and give the memory of free segments to whoever needs it."""
+        if not self._warned:
+            self._warned = True
+            _log.warning(
+                "no room for %d bytes in %s (%s): sent by socket", size, self._folder, error
+            )
+        with self._lock:
+            unused = [path, *(name for names in self._free.values() for name in names)]
+            self._free.clear()
+            self._kept = 0
+        for name in unused:
+            self._remove(name)
+
+    def _remove(self, path: str) -> None:
+        self._sizes.pop(path, None)
+        self._maps.pop(path, None)
+        self._used.discard(path)
+        with contextlib.suppress(OSError):
+            os.unlink(path)
 
     def release(self, path: str) -> None:
         """Take a segment back that nobody reads any more.
 
         The garbage collector may call this in the middle of :meth:`store`, so it must
-        not wait for the lock.
+        not wait for the lock. In a forked copy of this process it does nothing.
         """
+        if os.getpid() != self._pid:
+            return
         self._returned.append(path)
         if self._lock.acquire(blocking=False):
             try:
@@ -147,26 +178,7 @@ class SegmentPool:
                 self._kept += rounded
                 self._free.setdefault(rounded, []).append(path)
                 continue
-            self._maps.pop(path, None)
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-
-
-def attach(path: str, size: int, on_release: Callable[[], None]) -> mmap.mmap:
-    """Map a segment privately; `on_release` is called when the last view is gone.
-
-    Raises
-    ------
-    OSError
-        The segment is gone.
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        mapping = mmap.mmap(fd, size, access=mmap.ACCESS_COPY)
-    finally:
-        os.close(fd)
-    weakref.finalize(mapping, on_release).atexit = False
-    return mapping
+            self._remove(path)
 
 
 class Handle:
@@ -179,22 +191,72 @@ class Handle:
     size : int
         Bytes of it that count.
     release : callable
-        Takes the path; tells the writer's pool.
+        Takes the path; tells the writer's pool. The garbage collector may call it.
     """
 
-    __slots__ = ("__weakref__", "path", "size")
+    __slots__ = ("__weakref__", "_kept", "path", "size")
 
     def __init__(self, path: str, size: int, release: Callable[[str], None]) -> None:
         self.path = path
         self.size = size
+        self._kept: memoryview | None = None
         weakref.finalize(self, release, path).atexit = False
 
     def _hold(self) -> None:
         """Do nothing: a bound method of a handle keeps the handle alive."""
 
-    def attach(self) -> mmap.mmap:
-        """Map the segment; the handle lives as long as the mapping does."""
-        return attach(self.path, self.size, self._hold)
+    @property
+    def kept(self) -> memoryview | None:
+        """The bytes, if :meth:`keep` has saved them."""
+        return self._kept
+
+    def keep(self) -> None:
+        """Save the bytes: the file is about to be removed (its pages live while mapped)."""
+        self._kept = map_private(self.path, self.size)
+
+    def attach(self) -> memoryview:
+        """Map the segment; the handle lives as long as the mapping does.
+
+        Raises
+        ------
+        OSError
+            The segment is gone.
+        """
+        if self._kept is None:
+            try:
+                return map_private(self.path, self.size, self._hold)
+            except FileNotFoundError:
+                if self._kept is None:  # not saved meanwhile by the thread that ends us
+                    raise
+        return memoryview(bytearray(self._kept))
+
+
+class Lent:
+    """Segments of other processes' pools that values of this process lie in."""
+
+    def __init__(self) -> None:
+        self._handles: dict[str, weakref.ref[Handle]] = {}
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._handles
+
+    def add(self, handle: Handle) -> None:
+        """Note a segment that is read from now on."""
+        self._handles[handle.path] = weakref.ref(handle)
+
+    def discard(self, path: str) -> None:
+        """Forget a segment; its handle was collected."""
+        self._handles.pop(path, None)
+
+    def keep_all(self) -> None:
+        """Save what is still read: the files are about to be removed."""
+        for path, reference in self._handles.copy().items():
+            handle = reference()
+            if handle is not None:
+                try:
+                    handle.keep()
+                except OSError as error:
+                    _log.warning("the array in %s is lost: %s", path, error)
 
 
 class Leases(threading.local):
@@ -241,11 +303,13 @@ class SharedValue(Reference):
             return _same, (self.resolve(),)
         parts: list[Any] = []
         for buffer in self._buffers:
-            if isinstance(buffer, Handle):
+            if not isinstance(buffer, Handle):
+                parts.append(buffer)
+            elif buffer.kept is not None:  # its engine has ended
+                parts.append(bytearray(buffer.kept))
+            else:
                 taken.append(buffer)
                 parts.append((buffer.path, buffer.size))
-            else:
-                parts.append(buffer)
         return _load_shared, (self._payload, parts)
 
 
@@ -256,10 +320,23 @@ def _same(value: Any) -> Any:
 #: Paths whose last view in this process is gone; a worker reports them to its hub.
 RELEASED: list[str] = []
 
+#: Paths mapped since a worker began to load the arguments of its task.
+MAPPED: list[str] = []
 
-def attach_leased(path: str, size: int) -> mmap.mmap:
+
+def take_released() -> list[str]:
+    """Return and forget what is in :data:`RELEASED`, also while finalizers append to it."""
+    count = len(RELEASED)
+    released = RELEASED[:count]
+    del RELEASED[:count]
+    return released
+
+
+def attach_leased(path: str, size: int) -> memoryview:
     """Map a segment in a worker; its release is reported through :data:`RELEASED`."""
-    return attach(path, size, lambda: RELEASED.append(path))
+    view = map_private(path, size, lambda: RELEASED.append(path))
+    MAPPED.append(path)
+    return view
 
 
 def _load_shared(payload: bytes, parts: Sequence[Any]) -> Any:

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Private mappings of files that hold no descriptor open.
+
+``mmap.mmap`` duplicates the descriptor that it is given and keeps it as long as the
+mapping (until ``trackfd=False`` of Python 3.13): a thousand arrays in use would be a
+thousand open files, which is all that many systems allow. So older Pythons map by the
+C library's own call.
+"""
+
+from __future__ import annotations
+
+import functools
+import mmap
+import os
+import sys
+import weakref
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def map_private(path: str, size: int, on_release: Callable[[], None] | None = None) -> memoryview:
+    """Map a file privately: changes to the memory reach neither file nor other readers.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    size : int
+        Bytes, from its beginning; at most the length of the file.
+    on_release : callable, optional
+        Called when the last view of the memory is gone, from any thread and also in the
+        middle of other code, by the garbage collector: it must not wait for a lock.
+
+    Raises
+    ------
+    OSError
+        The file is gone, or there is no room for another mapping.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return map_file(fd, size, shared=False, on_release=on_release)
+    finally:
+        os.close(fd)
+
+
+def map_file(
+    fd: int, size: int, *, shared: bool, on_release: Callable[[], None] | None = None
+) -> memoryview:
+    """Map an open file for reading and writing; the descriptor may be closed afterwards.
+
+    Parameters
+    ----------
+    fd, size, on_release
+        See :func:`map_private`.
+    shared : bool
+        Whether what is written reaches the file.
+
+    Raises
+    ------
+    OSError
+        There is no room for another mapping.
+    """
+    memory = _map(fd, size, shared)
+    if on_release is not None:
+        weakref.finalize(memory, on_release).atexit = False
+    return memoryview(memory).cast("B")[:size]
+
+
+def _map(fd: int, size: int, shared: bool) -> Any:
+    """Return an object that exports the memory and unmaps it when it is collected."""
+    access = mmap.ACCESS_WRITE if shared else mmap.ACCESS_COPY
+    if sys.version_info >= (3, 13):
+        return mmap.mmap(fd, size, access=access, trackfd=False)
+    try:
+        import ctypes
+    except ImportError:  # a Python built without it
+        return mmap.mmap(fd, size, access=access)
+    length = 1 << max(size - 1, mmap.PAGESIZE - 1).bit_length()
+    kind = mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE
+    address = _libc().mmap(None, length, mmap.PROT_READ | mmap.PROT_WRITE, kind, fd, 0)
+    if address is None or address == ctypes.c_void_p(-1).value:
+        code = ctypes.get_errno()
+        raise OSError(code, f"cannot map {size} bytes: {os.strerror(code)}")
+    # Rounded up, so that there are few types; what is behind the file's end is not shown.
+    memory = _array_type(length).from_address(address)
+    weakref.finalize(memory, _libc().munmap, address, length).atexit = False
+    return memory
+
+
+@functools.cache
+def _libc() -> Any:
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [
+        ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int,
+        ctypes.c_long,
+    ]  # fmt: skip
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    return libc
+
+
+@functools.lru_cache(maxsize=64)
+def _array_type(length: int) -> Any:
+    import ctypes
+
+    return ctypes.c_ubyte * length
