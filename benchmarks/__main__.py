@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -31,6 +33,8 @@ def main() -> None:
     unknown = [n for n in names if n not in known]
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)} (known: {', '.join(known)})")
+    # Ended from outside, it still ends what it started.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
