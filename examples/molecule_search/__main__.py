@@ -68,9 +68,8 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the search as the command line says; returns the exit code."""
-    options = parser().parse_args(argv)
+def _run(options: argparse.Namespace, engine: ssdag.Engine, outcome: Outcome) -> int:
+    """Search, and sweep if wanted; `outcome` holds what was found however it ends."""
     plan = Plan(
         initial=options.initial,
         batch=options.batch,
@@ -78,44 +77,62 @@ def main(argv: Sequence[str] | None = None) -> int:
         chunks=options.chunks,
         seed=options.seed,
     )
-    out: Path = options.out
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint = getattr(options, "checkpoint", out / "checkpoint.sqlite")
-    outcome = Outcome(load_molecules()[: getattr(options, "molecules", None)])
-    usage = ssdag.Utilization()
-    config = ssdag.Config(
-        executors=[LocalExecutor(max_workers=options.workers)],
-        checkpoint=str(checkpoint),
-        listeners=[usage],
-    )
-    print(f"{len(outcome.molecules)} molecules, {options.workers} workers, results in {out}")
-    code = 0
     try:
-        with ssdag.load(config) as engine, View() as view:
+        with engine, View() as view:
             search = Search(plan, ssdag.Orchestrator(), outcome, view)
             search.run()
             if not options.no_sweep:
                 search.sweep()
-            engine.draw(out / "graph.svg")
     except KeyboardInterrupt:
         print("interrupted: this is what was found so far", file=sys.stderr)
-        code = INTERRUPTED
-    except SearchError as error:
+        return INTERRUPTED
+    except (SearchError, ssdag.SsdagError) as error:
         print(f"molecule_search: {error}", file=sys.stderr)
-        code = STUCK
-    draw(outcome, [out / "search.png", out / "search.svg"])
-    report.write_table(outcome, out / "energies.csv")
-    print("\n".join(report.lines(outcome, usage, options.workers)))
-    print(f"written: {', '.join(sorted(path.name for path in out.iterdir()))} in {out}")
+        return STUCK
+    return 0
+
+
+def _good_enough(options: argparse.Namespace, outcome: Outcome) -> bool:
+    """Say whether the search found what was asked for; True if nobody knows."""
     score = outcome.score()
     if score is None or (score.recall >= options.min_recall and score.gain >= options.min_gain):
-        return code
+        return True
     print(
         f"molecule_search: below what was asked for: recall {options.min_recall:.2f}, "
         f"{options.min_gain:.1f} times better than random",
         file=sys.stderr,
     )
-    return code or TOO_LOW
+    return False
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the search as the command line says; returns the exit code."""
+    options = parser().parse_args(argv)
+    out: Path = options.out
+    outcome = Outcome(load_molecules()[: getattr(options, "molecules", None)])
+    usage = ssdag.Utilization()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        engine = ssdag.load(
+            ssdag.Config(
+                executors=[LocalExecutor(max_workers=options.workers)],
+                checkpoint=getattr(options, "checkpoint", out / "checkpoint.sqlite"),
+                listeners=[usage],
+            )
+        )
+    except (OSError, ssdag.SsdagError) as error:
+        print(f"molecule_search: {error}", file=sys.stderr)
+        return STUCK
+    print(f"{len(outcome.molecules)} molecules, {options.workers} workers, results in {out}")
+    code = _run(options, engine, outcome)
+    draw(outcome, [out / "search.png", out / "search.svg"])
+    report.write_table(outcome, out / "energies.csv")
+    print("\n".join(report.lines(outcome, usage, options.workers)))
+    engine.draw(out / "graph.svg")
+    print(f"written: {', '.join(sorted(path.name for path in out.iterdir()))} in {out}")
+    if not _good_enough(options, outcome):
+        code = code or TOO_LOW
+    return code
 
 
 if __name__ == "__main__":

@@ -114,11 +114,6 @@ def test_the_exit_code_tells_a_poor_search(first: Run, tmp_path: Path) -> None:
     poor = _search(tmp_path, "--checkpoint", checkpoint, "--evaluations", "40")
     assert poor.code == 1
     assert "below what was asked for" in poor.errors
-    content = _search(
-        tmp_path, "--checkpoint", checkpoint, "--evaluations", "40",
-        "--min-recall", "0", "--min-gain", "0",
-    )  # fmt: skip
-    assert content.code == 0
 
 
 def test_running_out_of_molecules_is_said(tmp_path: Path) -> None:
@@ -146,6 +141,16 @@ def test_ctrl_c_ends_with_what_was_found(tmp_path: Path) -> None:
     assert "Traceback" not in errors
     assert "best molecules" in output
     assert (tmp_path / "search.png").exists()
+    assert (tmp_path / "graph.svg").exists()
+
+
+def test_a_checkpoint_that_is_none_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("shopping list " * 1000, encoding="utf-8")
+    wrong = _search(tmp_path, "--checkpoint", str(tmp_path / "notes.txt"), "--no-sweep")
+    assert wrong.code == 2
+    assert "notes.txt" in wrong.errors
+    assert "Traceback" not in wrong.errors
+    assert (tmp_path / "notes.txt").read_text(encoding="utf-8").startswith("shopping list")
 
 
 @pytest.mark.parametrize("options", [["--batch", "0"], ["--workers", "two"], ["--nonsense"]])
