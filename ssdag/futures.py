@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _log = logging.getLogger("ssdag")
 
-#: The one lock of all futures and engines of this process; see the module docstring.
-LOCK = threading.Lock()
+#: The one lock of all futures and engines of this process; see the module docstring. It
+#: can be taken again by its holder, because the garbage collector may run finalizers of
+#: users anywhere, and these may cancel a future or submit a task.
+LOCK = threading.RLock()
 
 _PENDING = "PENDING"
 _RUNNING = "RUNNING"

@@ -237,6 +237,30 @@ def launch(
         return [(t, t.args, t.kwargs) for t in tasks if t.move(TaskState.LAUNCHED)]
 
 
+def path_down(task: Task, targets: Sequence[Task]) -> tuple[int, ...]:
+    """Return the task ids from `task` down to the first target that waits for it, or ()."""
+    wanted = {t for t in targets if t.state in (TaskState.PENDING, TaskState.JOINING)}
+    if not wanted:
+        return ()
+    with LOCK:
+        came_from: dict[Task, Task | None] = {task: None}
+        stack = [task]
+        while stack:
+            here = stack.pop()
+            if here in wanted:
+                path = []
+                step: Task | None = here
+                while step is not None:
+                    path.append(step.task_id)
+                    step = came_from[step]
+                return tuple(reversed(path))
+            for child in (here.future and here.future._children) or ():
+                if child not in came_from:
+                    came_from[child] = here
+                    stack.append(child)
+    return ()
+
+
 class AppFuture(Future[T]):
     """The future of a task.
 

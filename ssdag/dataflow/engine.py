@@ -86,16 +86,24 @@ class Engine:
         self._routes: dict[AppSpec, tuple[int, Executor | None]] = {}
         self._by_func: dict[int, AppSpec] = {}
         self._timers = Timers()
-        self._bus = Bus(self.config.listeners, sum(e.capacity for e in self.executors))
-        self._ledger = Ledger(self._bus, self.config.max_pending)
-        self._memo = Memoizing(self.config.checkpoint)
         self._placement = Placement(self.executors)
         self._internal = ThreadExecutor(_INTERNAL_THREADS, label="internal")
         self._scope = lifetime.Scope("the engine")
         self._closed = False
-        self._internal.start(joining.JoinSink(self))
-        for executor in self.executors:
-            executor.start(self)
+        self._memo = Memoizing(self.config.checkpoint)
+        started: list[Executor] = []
+        try:
+            self._internal.start(joining.JoinSink(self))
+            for executor in self.executors:
+                executor.start(self)
+                started.append(executor)
+        except BaseException:
+            for executor in started:
+                executor.shutdown()
+            self._memo.close()
+            raise
+        self._bus = Bus(self.config.listeners, sum(e.capacity for e in self.executors))
+        self._ledger = Ledger(self._bus, self.config.max_pending, self.executors)
         lifetime.push(self._scope)
 
     # -- submitting ------------------------------------------------------------------
@@ -164,7 +172,7 @@ class Engine:
         if not futures and not waitables and not after:
             self._ledger.add(task, future, (), (), index)
             if app.cache or task.executor is None:
-                self._prepare(task, direct=True)
+                self._begin(task)
             else:
                 task.executor.submit(task)
             return future
@@ -176,7 +184,7 @@ class Engine:
             self._note_services(task, services)
         self._watch_foreign(task, (*parents, *after))
         if ready:
-            self._prepare(task, direct=True)
+            self._begin(task)
         return future
 
     def _register(self, app: AppSpec) -> tuple[int, Executor | None]:
@@ -201,45 +209,66 @@ class Engine:
                 )
                 self._ledger.record.edge(node, task.task_id, EdgeKind.SERVICE)
 
-    def _run_ready(self, tasks: Iterable[Task]) -> None:
-        for task in tasks:
-            self._prepare(task, direct=False)
+    def _begin(self, task: Task) -> None:
+        """Take a ready task to an executor, in the thread of the user."""
+        outcome = self._prepare(task, direct=True)
+        if outcome is not None:
+            self.finished((outcome,))
 
-    def _prepare(self, task: Task, *, direct: bool) -> None:
+    def _run_ready(self, tasks: list[Task]) -> None:
+        """Take tasks to executors; `tasks` grows by those that become ready meanwhile.
+
+        A loop and no recursion: joins may nest a thousand deep, and all end at once.
+        """
+        for task in tasks:
+            outcome = self._prepare(task, direct=False)
+            if outcome is not None:
+                tasks.extend(self._settle((outcome,)))
+
+    def _prepare(self, task: Task, *, direct: bool) -> Outcome | None:
         """Take a task whose parents are done to an executor; no lock is held.
 
         `direct` says that the caller is the user's thread, which may take its time; the
         threads of executors must not hash large arguments.
+
+        Returns
+        -------
+        Outcome or None
+            Its end, if it ends here.
         """
         if task.state == TaskState.JOINING:
-            self.finished((joining.collected(task),))
-            return
+            return joining.collected(task)
         try:
             if task.has_futures:
                 with LOCK:
                     args, kwargs = task.args, task.kwargs
-                args, kwargs = arguments.fill(args, kwargs)
+                filled, named = arguments.fill(args, kwargs)
                 with LOCK:
                     if task.state.final:
-                        return
-                    task.args, task.kwargs = args, kwargs
+                        return None
+                    task.args, task.kwargs = filled, named
                 # What came from futures may be atoms now, or references.
-                task.simple = not kwargs and all(type(a) in arguments.PLAIN for a in args)
+                task.simple = not named and all(type(a) in arguments.PLAIN for a in filled)
         except Exception as error:  # hashing a value that stands in a set is user code
-            self.finished((Outcome(task, error=error, state=TaskState.FAILED),))
-            return
-        if task.app.cache and not direct:
-            self._memo.in_thread(lambda: self._after_memo(task))
-        elif task.app.cache:
-            self._after_memo(task)
-        else:
+            return Outcome(task, error=error, state=TaskState.FAILED)
+        if not task.app.cache:
             self._hand_over(task)
+        elif direct:
+            return self._remembered(task)
+        else:
+            self._memo.in_thread(lambda: self._after_memo(task))
+        return None
 
-    def _after_memo(self, task: Task) -> None:
+    def _remembered(self, task: Task) -> Outcome | None:
+        """Return the end of a call whose result is known; else it runs, or follows one."""
         outcome = self._memo.before(task, self._ledger)
         if outcome is None:
             self._hand_over(task)
-        elif outcome is not Memoizing.FOLLOWS:
+        return None if outcome is Memoizing.FOLLOWS else outcome
+
+    def _after_memo(self, task: Task) -> None:
+        outcome = self._remembered(task)
+        if outcome is not None:
             self.finished((outcome,))
 
     def _hand_over(self, task: Task) -> None:
@@ -253,6 +282,12 @@ class Engine:
 
     def finished(self, outcomes: Sequence[Outcome]) -> None:
         """Take the ends of attempts; failed ones may be tried again."""
+        ready = self._settle(outcomes)
+        if ready:
+            self._run_ready(ready)
+
+    def _settle(self, outcomes: Sequence[Outcome]) -> list[Task]:
+        """End tasks, or have them tried again; return what became ready."""
         final = outcomes
         for outcome in outcomes:
             if outcome.error is not None:
@@ -264,24 +299,24 @@ class Engine:
         for outcome in final:
             if outcome.task.app.cache:
                 self._memo.release(outcome.task)
-        if ready:
-            self._run_ready(ready)
+        return ready
 
     def running(self, tasks: Sequence[Task]) -> None:
         """Mark tasks as running."""
         with LOCK:
             moved = [task for task in tasks if task.move(TaskState.RUNNING)]
-        if self._bus.active:
-            now = time.perf_counter()
-            self._bus.emit(
-                [Event(t.task_id, TaskState.RUNNING, now, t.app.name, t.executor.label)
-                 for t in moved]
-            )  # fmt: skip
+            if self._bus.active:  # here, so that a task's events come in their order
+                now = time.perf_counter()
+                self._bus.emit(
+                    [Event(t.task_id, TaskState.RUNNING, now, t.app.name, t.executor.label)
+                     for t in moved]
+                )  # fmt: skip
 
     def _tries_again(self, outcome: Outcome) -> bool:
         task, error = outcome.task, outcome.error
         assert error is not None
-        if task.state.final or self._closed or task.state == TaskState.PENDING:
+        # Only what an executor ran: a task that failed before has no arguments to run with.
+        if self._closed or task.state not in (TaskState.LAUNCHED, TaskState.RUNNING):
             return False
         rule = task.options.retry or self._retry
         try:
@@ -317,32 +352,37 @@ class Engine:
         self._watch_foreign(task, parts)
 
     def _watch_foreign(self, task: Task, parents: Iterable[Future[Any]]) -> None:
-        """Learn of the end of futures that are no tasks of an engine."""
+        """Learn of the end of futures that are no tasks of this engine."""
 
         def ended(parent: Future[Any]) -> None:
             self._run_ready(self._ledger.parent_done(task, parent))
 
         for parent in parents:
-            if not isinstance(parent, AppFuture):
+            if not isinstance(parent, AppFuture) or parent._task.engine is not self:
                 parent.add_done_callback(ended)
 
     # -- futures' requests (Manager) -------------------------------------------------
 
     def cancel(self, task: Task) -> bool:
         """Cancel a task in any state; see :meth:`AppFuture.cancel`."""
+        parts = self._cancel_alone(task)
+        while parts:  # no recursion: joins may nest deeply
+            parts += self._cancel_alone(parts.pop())
+        return task.state == TaskState.CANCELLED
+
+    def _cancel_alone(self, task: Task) -> list[Task]:
+        """Cancel a task if that is possible; return the tasks that it joined."""
         state = task.state
         if state.final:
-            return state == TaskState.CANCELLED
-        executor = task.executor
-        parts = joining.own_parts(task) if state == TaskState.JOINING else ()
-        if state in (TaskState.LAUNCHED, TaskState.RUNNING) and not executor.cancel(task):
-            return False
+            return []
+        parts = joining.own_parts(task) if state == TaskState.JOINING else []
+        began = state in (TaskState.LAUNCHED, TaskState.RUNNING)
+        if began and not task.executor.cancel(task):
+            return []
         self.finished((Outcome(task, state=TaskState.CANCELLED),))
-        if state == TaskState.READY and executor is not None:
-            executor.cancel(task)  # it may have been launched meanwhile
-        for part in parts:
-            part.cancel()
-        return task.state == TaskState.CANCELLED
+        if not began and not task.waiting and task.executor is not None:
+            task.executor.cancel(task)  # it may have been launched meanwhile
+        return parts
 
     def lift(self, future: AppFuture[Any], kind: str, key: Any) -> AppFuture[Any]:
         """Return a future of an item or attribute of a future's result."""
@@ -388,7 +428,9 @@ class Engine:
         return len(self._ledger.tasks)
 
     def add_listener(self, listener: Listener) -> None:
-        """Tell a listener what happens from now on."""
+        """Tell a listener what happens from now on; EngineClosedError if nothing will."""
+        if self._closed:
+            raise EngineClosedError("the engine is closed: there is nothing to listen to")
         self._bus.add(listener)
 
     def remove_listener(self, listener: Listener) -> None:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import ssdag.arguments as arguments
 from ssdag.errors import CycleError
-from ssdag.futures import LOCK
 from ssdag.states import TaskState
-from ssdag.tasks import AppFuture, AppSpec, Outcome
+from ssdag.tasks import AppFuture, AppSpec, Outcome, path_down
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,14 +53,19 @@ class JoinSink:
         """Let tasks whose bodies returned futures wait for them; end the others."""
         for outcome in outcomes:
             task = outcome.task
-            if outcome.error is not None or task.app.kind != "join":
-                self._engine.finished((outcome,))
-                continue
-            parts, waitables, _ = arguments.find((outcome.value,), None)
-            parts += [item.__ssdag_future__() for item in waitables]
+            parts: list[Future[Any]] = []
+            if outcome.error is None and task.app.kind == "join":
+                try:
+                    parts, waitables, _ = arguments.find((outcome.value,), None)
+                    parts += [item.__ssdag_future__() for item in waitables]
+                except Exception as error:  # a service that cannot start, or a bad container
+                    outcome = Outcome(task, error=error)
+                    parts = []
             if not parts:
                 self._engine.finished((outcome,))
                 continue
+            self._engine.join(task, outcome.value, parts)
+            # Afterwards, so that of two joins that return each other one sees it.
             path = find_cycle(task, parts)
             if path:
                 shown = " -> ".join(map(str, path))
@@ -71,30 +75,11 @@ class JoinSink:
                     path,
                 )
                 self._engine.finished((Outcome(task, error=error),))
-                continue
-            self._engine.join(task, outcome.value, parts)
 
 
 def find_cycle(task: Task, parts: Sequence[Future[Any]]) -> tuple[int, ...]:
     """Return the task ids from `task` down to a part that waits for it, or ()."""
-    wanted = {id(part._task) for part in parts if isinstance(part, AppFuture)}
-    with LOCK:
-        came_from: dict[int, tuple[Task, Task | None]] = {id(task): (task, None)}
-        stack = [task]
-        while stack:
-            here = stack.pop()
-            if id(here) in wanted:
-                path = []
-                step: Task | None = here
-                while step is not None:
-                    path.append(step.task_id)
-                    step = came_from[id(step)][1]
-                return tuple(reversed(path))
-            for child in (here.future and here.future._children) or ():
-                if id(child) not in came_from:
-                    came_from[id(child)] = child, here
-                    stack.append(child)
-    return ()
+    return path_down(task, [part._task for part in parts if isinstance(part, AppFuture)])
 
 
 def collected(task: Task) -> Outcome:
@@ -108,13 +93,13 @@ def collected(task: Task) -> Outcome:
     return Outcome(task, value)
 
 
-def own_parts(task: Task) -> list[AppFuture[Any]]:
-    """Return the joined futures that were made since the task was, that is by its body."""
+def own_parts(task: Task) -> list[Task]:
+    """Return the joined tasks that were made since the task was, that is by its body."""
     if task.extras is None:
         return []
     parts, _, _ = arguments.find((task.extras.join_parts,), None)
     return [
-        part
+        part._task
         for part in parts
         if isinstance(part, AppFuture)
         and part._task.engine is task.engine

@@ -13,7 +13,7 @@ import time
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
-from ssdag.dataflow.record import EdgeKind, Record
+from ssdag.dataflow.record import NO_EXECUTOR, EdgeKind, Record
 from ssdag.errors import DependencyError, EngineClosedError
 from ssdag.futures import LOCK
 from ssdag.monitoring.listeners import Event
@@ -43,6 +43,8 @@ class Ledger:
         Where events go.
     max_pending : int or None
         Open tasks beyond which :meth:`add` blocks threads of the user.
+    executors : sequence
+        The engine's executors, whose places stand in the record.
 
     Attributes
     ----------
@@ -52,13 +54,14 @@ class Ledger:
         The history, for the graph.
     """
 
-    def __init__(self, bus: Bus, max_pending: int | None) -> None:
+    def __init__(self, bus: Bus, max_pending: int | None, executors: Sequence[Any] = ()) -> None:
         self.tasks: dict[int, Task] = {}
         self.record = Record()
         self.closed = False
         self._bus = bus
         self._next = 0
         self._max_pending = max_pending
+        self._places = {executor: place for place, executor in enumerate(executors)}
         #: Waits for room or for quiet; its lock is the one of all futures.
         self._changed = threading.Condition(LOCK)
         self._watchers = 0
@@ -109,8 +112,8 @@ class Ledger:
                 ready = failed is None and not task.waiting
             if ready:
                 task.move(_READY)
-        if self._bus.active:
-            self._bus.emit([Event(task_id, task.state, now, task.app.name, "")])
+            if self._bus.active:  # here, so that a task's events come in their order
+                self._bus.emit([Event(task_id, task.state, now, task.app.name, "")])
         if failed is not None:
             self.finish([_dep_failed(task, failed)])
             return False
@@ -127,8 +130,10 @@ class Ledger:
                 self.record.edge(node, task.task_id, kind)
             return None
         above = parent._task
-        if above.engine is task.engine:
-            self.record.edge(above.task_id, task.task_id, kind)
+        if above.engine is not task.engine:  # its ledger must not count for us
+            task.waiting += 1
+            return None
+        self.record.edge(above.task_id, task.task_id, kind)
         if parent.done():
             return parent if parent._exception is not None or parent.cancelled() else None
         if parent._children is None:
@@ -222,6 +227,8 @@ class Ledger:
         ready: list[Task] = []
         ended: list[Outcome] = []
         callbacks: list[tuple[AppFuture[Any], Sequence[Callable[[Any], object]]]] = []
+        #: Arguments die at the end of this function: their finalizers are user code.
+        dropped: list[Any] = []
         stack = list(outcomes)
         stack.reverse()
         while stack:
@@ -234,6 +241,8 @@ class Ledger:
                         continue  # it was cancelled or failed meanwhile
                     future = task.future
                     assert future is not None
+                    if not task.simple:
+                        dropped.append((task.args, task.kwargs))
                     if future._cond is None:
                         self._end(outcome, future, stack, ready, callbacks)
                     else:
@@ -277,8 +286,9 @@ class Ledger:
         task.future = None
         task.args = ()
         task.kwargs = None
+        place = self._places.get(task.executor, NO_EXECUTOR) if outcome.started else NO_EXECUTOR
         self.record.ended(task.task_id, state, outcome.started,
-                          outcome.ended or time.perf_counter())  # fmt: skip
+                          outcome.ended or time.perf_counter(), place)  # fmt: skip
         if not children:
             return
         if kind is _FINISHED and error is None:
@@ -302,11 +312,11 @@ def _dep_failed(task: Task, parent: Future[Any]) -> Outcome:
     error = parent._exception  # it is done: no lock is needed
     if error is None:
         error = CancelledError()
-    above = parent._task if isinstance(parent, AppFuture) else None
-    if isinstance(error, DependencyError) and above is not None:
+    if isinstance(error, DependencyError):  # also from an output file of a failed task
         cause, link = error.root_cause, error._link
     else:
-        cause, link = error, (above.task_id if above is not None else None, ())
+        ours = isinstance(parent, AppFuture) and parent._task.engine is task.engine
+        cause, link = error, (parent._task.task_id if ours else None, ())
     return Outcome(
         task,
         error=DependencyError(task.task_id, cause, (task.task_id, link)),

@@ -89,7 +89,10 @@ class Memoizing:
             return Outcome(task, error=error, state=TaskState.FAILED)
         with LOCK:
             first = self.memo.claim(extras.memo_key, task)
-            if first is not None and first.future is not None and ledger.follow(task, first.future):
+            if first is not None and first.future is None:  # it failed with what it joined
+                self.memo.release(extras.memo_key, first)
+                first = self.memo.claim(extras.memo_key, task)
+            if first is not None and ledger.follow(task, first.future):
                 return self.FOLLOWS
         found, value = self.memo.lookup(extras.memo_key)
         if found and all(os.path.exists(output.name) for output in extras.outputs):

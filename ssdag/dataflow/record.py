@@ -119,7 +119,9 @@ class Record:
         self._child.append(child)
         self._kind.append(kind)
 
-    def ended(self, task_id: int, state: int, started: float, ended: float) -> None:
+    def ended(
+        self, task_id: int, state: int, started: float, ended: float, executor: int = NO_EXECUTOR
+    ) -> None:
         """Note a task's final state.
 
         Parameters
@@ -130,12 +132,16 @@ class Record:
         started, ended : float
             ``time.perf_counter()`` when its body began and when the task ended; 0.0
             or NaN for `started` where no body ran.
+        executor : int
+            Which executor (position in ``executors``) ran it; 255 for none.
         """
         if task_id >= self._room:
             self._grow(task_id)
         self._state[task_id] = state
         self._started[task_id] = started
         self._ended[task_id] = ended
+        if executor != NO_EXECUTOR:
+            self._executor[task_id] = executor
 
     def executor(self, task_id: int, index: int) -> None:
         """Note which executor (position in ``executors``, at most 254) has the task."""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("ssdag")
 _lock = threading.Lock()
+#: Held while the default engine starts: two threads must not start one each.
+_starting = threading.Lock()
 _engines: list[Engine] = []
 _default_config: Config | None = None
 
@@ -72,11 +74,12 @@ def current() -> Engine:
     engine = _engines[-1] if _engines else None
     if engine is not None and not engine.closed:
         return engine
-    with _lock:
-        for engine in reversed(_engines):
-            if not engine.closed:
-                return engine
-    return load()
+    with _starting:
+        with _lock:
+            for engine in reversed(_engines):
+                if not engine.closed:
+                    return engine
+        return load()
 
 
 @atexit.register
@@ -97,6 +100,8 @@ def close_all() -> None:
 
 def _forget_after_fork() -> None:
     # The threads of an engine do not survive a fork: the child starts without one.
+    global _lock, _starting
+    _lock, _starting = threading.Lock(), threading.Lock()
     _engines.clear()
 
 

@@ -13,7 +13,7 @@ from ssdag.errors import ConfigError, WouldDeadlockError
 from ssdag.executors.base import Capabilities, Executor, ReadyQueue
 from ssdag.futures import WAIT_GUARD
 from ssdag.states import TaskState
-from ssdag.tasks import AppFuture, Outcome, launch
+from ssdag.tasks import AppFuture, Outcome, launch, path_down
 from ssdag.wire.functions import runnable
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ssdag.executors.base import Sink
     from ssdag.futures import Future
-    from ssdag.tasks import Task
+    from ssdag.tasks import AppSpec, Task
 
 
 class ThreadExecutor(Executor):
@@ -57,11 +57,13 @@ class ThreadExecutor(Executor):
         self._tokens: queue.SimpleQueue[bool | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
-        self._idle = 0
+        #: Tokens that no thread is done with: more than threads means that one is missing.
+        self._unfinished = 0
+        self._closed = False
         self._blocked = 0
         self._active: set[Task] = set()
         self._sink: Sink | None = None
-        self._calls: dict[Any, Callable[..., Any]] = {}
+        self._calls: dict[AppSpec, Callable[..., Any]] = {}
 
     @property
     def capacity(self) -> int:
@@ -83,21 +85,17 @@ class ThreadExecutor(Executor):
         """Queue a ready task; returns its future."""
         future = task.future
         self._queue.push(task)
-        if not self._idle and len(self._threads) < self._max_threads:
-            self._grow()
+        with self._lock:
+            self._unfinished += 1
+            number = len(self._threads)
+            if number < min(self._unfinished, self._max_threads) and not self._closed:
+                thread = threading.Thread(
+                    target=self._serve, name=f"ssdag-{self.label}-{number}", daemon=True
+                )
+                self._threads.append(thread)
+                thread.start()
         self._tokens.put(True)
         return future
-
-    def _grow(self) -> None:
-        with self._lock:
-            number = len(self._threads)
-            if number >= self._max_threads:
-                return
-            thread = threading.Thread(
-                target=self._serve, name=f"ssdag-{self.label}-{number}", daemon=True
-            )
-            self._threads.append(thread)
-            thread.start()
 
     def cancel(self, task: Task) -> bool:
         """Return False: a body in a thread cannot be stopped once it began."""
@@ -105,6 +103,8 @@ class ThreadExecutor(Executor):
 
     def shutdown(self) -> None:
         """End idle threads; those that run a body end after it and are not waited for."""
+        with self._lock:
+            self._closed = True
         for _ in self._threads:
             self._tokens.put(None)
         if threading.current_thread() not in self._threads:
@@ -116,30 +116,28 @@ class ThreadExecutor(Executor):
     def _serve(self) -> None:
         WAIT_GUARD.before_wait = self._before_wait
         assert self._sink is not None
-        while True:
-            self._idle += 1
-            token = self._tokens.get()
-            self._idle -= 1
-            if token is None:
-                return
+        while self._tokens.get() is not None:
             for task, args, kwargs in launch(self._queue.pop(1)):
                 self._active.add(task)
                 self._sink.running((task,))
+                _HERE.task = task
                 outcome = self._run(task, args, kwargs)
+                _HERE.task = None
                 del args, kwargs
                 self._active.discard(task)
                 self._sink.finished((outcome,))
                 del task, outcome
+            with self._lock:
+                self._unfinished -= 1
 
     def _run(self, task: Task, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Outcome:
         started = time.monotonic()
         try:
-            if task.has_futures:
+            if not task.simple:
                 args, kwargs = localize(args, kwargs)
-            func = task.app.func
-            call = self._calls.get(func)
+            call = self._calls.get(task.app)
             if call is None:
-                call = self._calls[func] = runnable(func)
+                call = self._calls[task.app] = runnable(task.app.func)
             value = call(*args, **kwargs) if kwargs else call(*args)
         except BaseException as error:  # user code, which may also raise SystemExit
             trace = error.__traceback__
@@ -149,22 +147,56 @@ class ThreadExecutor(Executor):
         return Outcome(task, value, None, started, time.monotonic())
 
     def _before_wait(self, future: Future[Any]) -> Callable[[], None]:
-        """Refuse a wait that would leave no thread for what is waited for."""
+        """Refuse a wait for oneself, and one that leaves no thread for what is awaited."""
         task = future._task if isinstance(future, AppFuture) else None
-        ours = task is not None and task.executor in (None, self)
-        queued = task is not None and task.state <= TaskState.LAUNCHED
+        if task is None:  # whoever completes it needs no thread of ours
+            return _nothing
+        me = _HERE.task
+        ours = task.executor in (None, self)
         with self._lock:
-            if ours and queued and self._blocked + 1 >= self._max_threads:
-                assert task is not None
+            reason = ""
+            last = self._blocked + 1 >= self._max_threads
+            if me is not None and (_waits_for(task, me) or path_down(me, [task])):
+                reason = f"it waits for task {me.task_id} ({me.app.name}), which calls it"
+            elif ours and task.state <= TaskState.LAUNCHED and last:
+                reason = f"all {self._max_threads} threads would be waiting"
+            if reason:
                 raise WouldDeadlockError(
                     f"result() of task {task.task_id} ({task.app.name}) inside a task of executor "
-                    f"{self.label!r} would wait for ever: all {self._max_threads} threads would be "
-                    "waiting. Pass the future as an argument, or return it from a join_app"
+                    f"{self.label!r} would wait for ever: {reason}. "
+                    "Pass the future as an argument, or return it from a join_app"
                 )
-            self._blocked += 1
+            self._blocked += ours
+            if me is not None:
+                _WAITS[me] = task
 
         def release() -> None:
             with self._lock:
-                self._blocked -= 1
+                self._blocked -= ours
+                if me is not None:
+                    _WAITS.pop(me, None)
 
         return release
+
+
+class _Here(threading.local):
+    """What the current thread runs."""
+
+    task: Task | None = None
+
+
+_HERE = _Here()
+#: Which task in a thread waits for which, for those that wait now.
+_WAITS: dict[Task, Task] = {}
+
+
+def _waits_for(task: Task, me: Task) -> bool:
+    """Say whether `task` is `me`, or waits for it in a thread."""
+    step: Task | None = task
+    while step is not None and step is not me:
+        step = _WAITS.get(step)
+    return step is not None
+
+
+def _nothing() -> None:
+    pass

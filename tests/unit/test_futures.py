@@ -171,9 +171,12 @@ def test_callbacks_run_without_the_lock() -> None:
     second: Future[int] = Future()
     free: list[bool] = []
 
-    def chain(done: Future[int]) -> None:
+    def look() -> None:
         free.append(LOCK.acquire(timeout=DEADLINE_S))
         LOCK.release()
+
+    def chain(done: Future[int]) -> None:
+        in_threads(look)
         second.set_result(done.result() + 1)
 
     first.add_done_callback(chain)
