@@ -10,7 +10,7 @@ from ssdag.errors import SerializationError
 from ssdag.executors.local.messages import ERROR, PICKLED, PLAIN, SKIPPED, collect
 from ssdag.tasks import Outcome
 from ssdag.wire.serialize import load_error, loads
-from ssdag.wire.shared import Handle, SharedValue
+from ssdag.wire.shared import SharedValue
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,20 +21,35 @@ if TYPE_CHECKING:
     from ssdag.wire.frames import Frame
 
 
-def read(hub: Hub, link: Link, frame: Frame) -> list[Outcome]:
-    """Match the answers of a frame with the tasks that the worker was given."""
+def parse(frame: Frame) -> tuple[list[tuple[Any, ...]], list[str]]:
+    """Return the answers of a frame and the segments that the worker reads no more.
+
+    Raises
+    ------
+    Exception
+        The frame is damaged.
+    """
     results, released = pickle.loads(frame.body)
-    buffers = iter(frame.buffers)
+    return results, released
+
+
+def read(
+    hub: Hub, link: Link, answer: tuple[list[tuple[Any, ...]], list[str]], own: list[bytearray]
+) -> list[Outcome]:
+    """Match the answers of a frame with the tasks that the worker was given."""
+    results, released = answer
+    buffers = iter(own)
     outcomes: list[Outcome] = []
     again: list[Task] = []
     fifo = link.fifo
-    total_ns = 0
+    ran = total_ns = 0
     for code, value, entries, started_ns, ended_ns in results:
         task = fifo.popleft()
         if code == SKIPPED:
             if task is not None:
                 again.append(task)
             continue
+        ran += 1
         total_ns += ended_ns - started_ns
         error: BaseException | None = None
         if code == PICKLED:
@@ -49,8 +64,8 @@ def read(hub: Hub, link: Link, frame: Frame) -> list[Outcome]:
                 hub.timed -= 1
             outcomes.append(Outcome(task, value, error, started_ns / 1e9, ended_ns / 1e9))
     link.done += len(results)
-    if results:
-        link.learn(len(results), total_ns)
+    if ran:
+        link.learn(ran, total_ns)
     for path in released:
         held = link.leases.get(path)
         if held:
@@ -69,15 +84,11 @@ def _load(
     try:
         if not entries:
             return loads(payload), None
-
-        def segment(path: str, size: int) -> Handle:
-            return Handle(path, size, link.take_back)
-
-        own = collect(entries, buffers, segment)
+        own = collect(entries, buffers, link.lend)
         if any(entry != -1 for entry in entries):
             return SharedValue(payload, own), None
         return loads(payload, own), None
-    except Exception as error:  # the classes of user values load themselves
+    except BaseException as error:  # the classes of user values load themselves
         wrapped = SerializationError(
             f"a task's result cannot be loaded here: {type(error).__name__}: {error}"
         )

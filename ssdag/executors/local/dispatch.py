@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from typing import TYPE_CHECKING, Any
 
 from ssdag.errors import SerializationError
-from ssdag.executors.local.messages import Packer
+from ssdag.executors.local.link import absolute
+from ssdag.executors.local.losses import lost
+from ssdag.executors.local.messages import PATH, Packer
 from ssdag.tasks import Outcome, launch
 from ssdag.wire.frames import encode
 from ssdag.wire.serialize import name_culprit
@@ -72,8 +75,19 @@ def _give(hub: Hub, link: Link, limit: int) -> None:
             error.task_id = task.task_id
             failed.append(Outcome(task, error=error))
             continue
+        except BaseException as raised:  # __reduce__ is user code, and may even exit
+            failure = SerializationError(
+                f"task {task.task_id} ({task.app.name}) cannot be sent to a worker: pickling it "
+                f"raised {type(raised).__name__}"
+            )
+            failure.__cause__ = raised
+            failed.append(Outcome(task, error=failure))
+            continue
         if function not in link.known:
             link.known.add(function)
+            if link.path != sys.path:  # the function's module may lie in a folder added since
+                link.path = [*sys.path]
+                functions.append((PATH, pickle.dumps(absolute(link.path), 5)))
             functions.append((function, hub.functions.blob(function)))
         messages.append((function, arguments, entries))
         number += 1
@@ -97,7 +111,7 @@ def _pack(
     task: Task,
     args: tuple[Any, ...],
     kwargs: dict[str, Any] | None,
-) -> tuple[bytes, list[Any] | None]:
+) -> tuple[bytes, Any]:
     """Pickle a task's arguments; note which segments the worker will hold for it."""
     taken: list[Handle] = []
     LEASES.taken = taken
@@ -111,12 +125,12 @@ def _pack(
     finally:
         LEASES.taken = None
     if entries:
-        for entry in entries:
-            if entry != -1:
-                taken.append(hub.own_handle(*entry))
+        taken += [hub.own_handle(*entry) for entry in entries if entry != -1]
+    if not taken:
+        return payload, entries
     for handle in taken:
         link.leases.setdefault(handle.path, []).append(handle)
-    return payload, entries
+    return payload, (entries or [], [handle.path for handle in taken])
 
 
 def _send(
@@ -131,7 +145,7 @@ def _send(
     try:
         link.writer.send(encode(body, buffers))
     except OSError:
-        hub.lost(link)
+        lost(hub, link)
         return
     if link.writer.backlog:
         hub.watch_writes(link)

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from typing import TYPE_CHECKING, Any
 
 from ssdag.errors import ConfigError
 from ssdag.executors.base import Capabilities, Executor
+from ssdag.executors.local import revoking
 from ssdag.executors.local.hub import Hub
+from ssdag.executors.local.switching import SWITCH_INTERVAL
 from ssdag.wire import guard
 from ssdag.wire.shared import THRESHOLD_BYTES, make_folder
 
@@ -73,7 +74,7 @@ class LocalExecutor(Executor):
         self._env = {str(name): str(value) for name, value in (env or {}).items()}
         self._threshold = threshold_bytes
         self._switch_interval_s = switch_interval_s
-        self._old_interval_s: float | None = None
+        self._pid = os.getpid()
         self._hub: Hub | None = None
         self._folder: str | None = None
 
@@ -98,11 +99,11 @@ class LocalExecutor(Executor):
         if self._hub is not None:
             raise ConfigError(f"executor {self.label!r} already belongs to an engine")
         self._folder = make_folder()
+        self._pid = os.getpid()
         if self._folder is not None:
             guard.path(self._folder)
         if self._switch_interval_s is not None:
-            self._old_interval_s = sys.getswitchinterval()
-            sys.setswitchinterval(min(self._old_interval_s, self._switch_interval_s))
+            SWITCH_INTERVAL.shorten(self._switch_interval_s)
         self._hub = Hub(
             self.label, self._max_workers, self._folder, self._threshold, self._env, sink
         )
@@ -119,18 +120,21 @@ class LocalExecutor(Executor):
         hub = self._hub
         if hub is None or not hub.is_alive():
             return False
-        hub.call(lambda: hub.cancel(task))
+        hub.call(lambda: revoking.cancel(hub, task))
         return True
 
     def shutdown(self) -> None:
-        """Kill the workers and remove all segments."""
-        if self._hub is None:
+        """Kill the workers and remove all segments; values that lie in them stay readable.
+
+        In a forked copy of the process nothing happens: all is the parent's.
+        """
+        if self._hub is None or os.getpid() != self._pid:
             return
         self._hub.stop()
-        if self._old_interval_s is not None:
-            sys.setswitchinterval(self._old_interval_s)
-            self._old_interval_s = None
+        if self._switch_interval_s is not None:
+            SWITCH_INTERVAL.restore()
         if self._folder is not None:
+            self._hub.lent.keep_all()
             shutil.rmtree(self._folder, ignore_errors=True)
             guard.release_path(self._folder)
             self._folder = None

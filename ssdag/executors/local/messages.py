@@ -2,14 +2,17 @@
 """What the hub and its workers say to one another.
 
 A frame's body is a pickled tuple. To a worker: ``(functions, tasks, released)``, where
-`functions` lists ``(number, bytes)``, `tasks` lists ``(function number, arguments,
-buffers)`` in the order in which they run, and `released` lists segments of the worker's
-pool that are free again. Back: ``(results, released)``, where `results` lists ``(code,
-value, buffers, started_ns, ended_ns)`` in the same order, so that no frame carries ids.
+`functions` lists ``(number, bytes)`` (number :data:`PATH`: a changed ``sys.path``),
+`tasks` lists ``(function number, arguments, buffers)`` in the order in which they run,
+and `released` lists segments of the worker's pool that are free again. Back:
+``(results, released)``, where `results` lists ``(code, value, buffers, started_ns,
+ended_ns)`` in the same order, so that no frame carries ids.
 
 Arguments are the tuple itself if all of it is plain, else a pickle of ``(args,
 kwargs)`` of their own: one bad argument fails one task. `buffers` lists what the pickle
 left out of band: -1 for the next buffer of the frame, ``(path, size)`` for a segment.
+Where arguments lie in segments it is a tuple of that list and the paths of all segments
+that the worker holds for this task.
 """
 
 from __future__ import annotations
@@ -18,8 +21,8 @@ import mmap
 import os
 from typing import TYPE_CHECKING, Any
 
-from ssdag.errors import SerializationError
 from ssdag.wire.serialize import Encoder
+from ssdag.wire.shared import LEASES
 
 if TYPE_CHECKING:
     import pickle
@@ -29,6 +32,12 @@ if TYPE_CHECKING:
 
 #: Codes of a result: a plain value, a pickled one, an error, a task that was taken back.
 PLAIN, PICKLED, ERROR, SKIPPED = range(4)
+
+#: Stands for a function's number in front of a pickled ``sys.path``.
+PATH = -1
+
+#: What a worker makes of the flag of a task that it has skipped.
+SKIPPED_FLAG = 2
 
 #: Smaller buffers stay inside their pickle: a piece of its own costs more than a copy.
 OUT_OF_BAND_BYTES = 16 * 1024
@@ -71,7 +80,7 @@ class Packer:
         self._mark = len(self.buffers)
         try:
             payload = self._encoder.dumps(value)
-        except SerializationError:
+        except BaseException:  # __reduce__ is user code
             self._reset()
             raise
         self.nbytes += len(payload)
@@ -103,6 +112,8 @@ class Packer:
 
     def _reset(self) -> None:
         del self.buffers[self._mark :]
+        if LEASES.taken:  # the second attempt takes them again
+            LEASES.taken.clear()
         for entry in self._entries:
             if entry != -1:
                 self.pool.release(entry[0])
@@ -138,7 +149,7 @@ class Page:
         view = memoryview(self._memory)
         #: [0] when the last task started (monotonic ns), [1] started, [2] finished.
         self.counters = view[:24].cast("Q")
-        #: One byte for each task in the ring: 1 means taken back.
+        #: One byte for each task in the ring: 1 means taken back; then SKIPPED_FLAG.
         self.flags = view[self._FLAGS : self._FLAGS + _RING]
 
     @classmethod
@@ -151,6 +162,10 @@ class Page:
     def revoke(self, number: int) -> None:
         """Take task `number` (counted from 1) back, unless it has started."""
         self.flags[number % _RING] = 1
+
+    def was_skipped(self, number: int) -> bool:
+        """Return True if the worker passed task `number` over, which was taken back."""
+        return self.flags[number % _RING] == SKIPPED_FLAG
 
     def clear(self, number: int) -> None:
         """Make the place of task `number` ready for another."""

@@ -9,30 +9,34 @@ turns out to be slow: a slow task never holds back the results of quick ones.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import pickle
 import socket
 import sys
 import threading
+import traceback
 from collections import deque
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
-from ssdag.errors import SerializationError
+from ssdag.errors import RemoteError, SerializationError
 from ssdag.executors.local.messages import (
     ERROR,
     MAX_CREDIT,
+    PATH,
     PICKLED,
     PLAIN,
     SKIPPED,
+    SKIPPED_FLAG,
     Packer,
     Page,
-    collect,
 )
 from ssdag.wire import context
 from ssdag.wire.frames import FrameReader, FrameWriter, encode
 from ssdag.wire.serialize import dump_error, loads
-from ssdag.wire.shared import RELEASED, SegmentPool, attach_leased
+from ssdag.wire.shared import MAPPED, RELEASED, SegmentPool, attach_leased, take_released
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -81,6 +85,7 @@ class Worker:
     """
 
     def __init__(self, sock: socket.socket, page: Page) -> None:
+        self._sock = sock
         self._reader = FrameReader(sock)
         self._writer = FrameWriter(sock)
         self._counters = page.counters
@@ -103,15 +108,19 @@ class Worker:
             frame = reader.take()
             if frame is None:
                 self._flush()
-                sys.stdout.flush()
+                _flush_streams()
                 reader.read()
                 continue
             functions, tasks, released = pickle.loads(frame.body)
             for number, blob in functions:
-                self._functions[number] = _Function(blob)
+                if number == PATH:
+                    sys.path[:] = pickle.loads(blob)
+                else:
+                    self._functions[number] = _Function(blob)
             for path in released:
                 self._packer.pool.release(path)
             self._run_tasks(tasks, iter(frame.buffers))
+            del frame, functions, tasks  # not while we wait: arguments may be large
 
     def _greet(self) -> None:
         """Take the first frame: where we are."""
@@ -122,7 +131,8 @@ class Worker:
         hello = pickle.loads(frame.body)
         sys.path[:] = hello["path"]
         sys.argv[:] = hello["argv"]
-        os.chdir(hello["cwd"])
+        if hello["cwd"] is not None:
+            os.chdir(hello["cwd"])
         self._packer = Packer(SegmentPool(hello["folder"], hello["name"]), hello["threshold"])
 
     def _run_tasks(self, tasks: list[tuple[Any, ...]], buffers: Iterator[Any]) -> None:
@@ -135,11 +145,13 @@ class Worker:
             function = self._functions[function_number]
             if function.slow and results:
                 self._flush()
+                now = monotonic_ns()
             counters[0] = now
             counters[1] = number
             if flags[number % ring]:
-                if entries:  # leave the frame's buffers in step
-                    collect(entries, buffers, lambda path, _size: RELEASED.append(path))
+                flags[number % ring] = SKIPPED_FLAG  # should we die: it has not run
+                if entries is not None:
+                    _pass_over(entries, buffers)
                 result: tuple[Any, ...] = (SKIPPED, None, None, ())
                 ended = now
             else:
@@ -153,6 +165,7 @@ class Worker:
             # Buffers beside the pickle are the user's memory: out before he changes it.
             if beside or now - self._last_flush > _FLUSH_NS:
                 self._flush()
+                now = monotonic_ns()
             elif not self._unsent.is_set():
                 self._unsent.set()
             del result, value, own, beside
@@ -164,7 +177,7 @@ class Worker:
         """Run one task; whatever the user's code raises becomes its result."""
         try:
             # First, so that the frame's buffers stay in step whatever fails below.
-            own = collect(entries, buffers, attach_leased) if entries else None
+            own = None if entries is None else _attach(entries, buffers)
             call = function.get()
             if type(arguments) is tuple:
                 value = call(*arguments)
@@ -174,7 +187,9 @@ class Worker:
                 value = call(*args, **kwargs) if kwargs else call(*args)
                 del args, kwargs
         except BaseException as error:  # user code, which may also raise SystemExit
-            return ERROR, _without_our_frames(error), None, ()
+            if type(entries) is tuple:
+                _give_back_unmapped(entries[1])
+            return ERROR, _dump(error), None, ()
         cls = type(value)
         if cls in _PLAIN and (cls not in (str, bytes) or len(value) < _PLAIN_BYTES):
             return PLAIN, value, None, ()
@@ -183,6 +198,8 @@ class Worker:
             payload, own = self._packer.pack(value)
         except SerializationError as error:
             return ERROR, dump_error(SerializationError(f"the task's result: {error}")), None, ()
+        except BaseException as error:  # __reduce__ is user code too
+            return ERROR, _dump(error), None, ()
         return PICKLED, payload, own, self._packer.take_buffers()
 
     def _flush(self) -> None:
@@ -198,8 +215,7 @@ class Worker:
             result = self._results.popleft()
             buffers += result[5]
             batch.append(result[:5])
-        released, RELEASED[:] = RELEASED[:], []
-        self._writer.send(encode(pickle.dumps((batch, released), 5), buffers))
+        self._writer.send(encode(pickle.dumps((batch, take_released()), 5), buffers))
         self._last_flush = monotonic_ns()
 
     def _flush_late(self) -> None:
@@ -212,35 +228,99 @@ class Worker:
             if self._results:
                 self._flush()
 
+    def after_fork(self) -> None:
+        """Keep a child that user code forked away from the hub.
 
-def _without_our_frames(error: BaseException) -> bytes:
+        Its copy of the connection would hide our end from the hub. And should it return
+        from the task, it must not go on with ours: the released views stop it.
+        """
+        self._sock.close()
+        self._counters.release()
+        self._flags.release()
+        self._sending = threading.Lock()
+
+
+def _attach(entries: Any, buffers: Iterator[Any]) -> list[Any]:
+    """Return the buffers of a task's arguments; those of the frame are taken in any case."""
+    if type(entries) is tuple:
+        entries = entries[0]
+        MAPPED.clear()
+    own = [next(buffers) if entry == -1 else entry for entry in entries]
+    return [attach_leased(*part) if type(part) is tuple else part for part in own]
+
+
+def _pass_over(entries: Any, buffers: Iterator[Any]) -> None:
+    """Leave out a task's buffers, and give back the segments that it would have read."""
+    if type(entries) is tuple:
+        entries, leased = entries
+        RELEASED.extend(leased)
+    for entry in entries:
+        if entry == -1:
+            next(buffers)
+
+
+def _give_back_unmapped(leased: list[str]) -> None:
+    """Release the segments that a task's arguments did not come to read."""
+    for path in leased:
+        if path in MAPPED:
+            MAPPED.remove(path)
+        else:
+            RELEASED.append(path)
+
+
+def _dump(error: BaseException) -> bytes:
     """Pickle an error whose traceback begins in the user's code."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
     if trace is not None:
         error.__traceback__ = trace
-    if isinstance(error, (SystemExit, KeyboardInterrupt)):
-        text = f"the task raised {type(error).__name__}({', '.join(map(repr, error.args))})"
-        replacement = RuntimeError(text)
-        replacement.__cause__ = error
-        error = replacement
-    return dump_error(error)
+    try:
+        if not isinstance(error, Exception):  # SystemExit and such must not end the driver
+            text = f"the task raised {type(error).__name__}({', '.join(map(repr, error.args))})"
+            replacement = RuntimeError(text)
+            replacement.__cause__ = error
+            error = replacement
+        return dump_error(error)
+    except BaseException as raised:  # __repr__, __str__ and __reduce__ are user code
+        return dump_error(RemoteError(
+            f"the task raised {type(error).__name__}, and showing it raised "
+            f"{type(raised).__name__}",
+            type_name=type(error).__qualname__,
+        ))  # fmt: skip
+
+
+def _flush_streams() -> None:
+    """Write out what tasks printed; they may have closed or replaced the streams."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
 
 
 def main(sock_fd: int, page_fd: int) -> None:
-    """Run a worker on inherited descriptors; returns when the hub is gone."""
+    """Run a worker on inherited descriptors; ends the process when the hub is gone."""
     context.enter_worker()
+    pid = os.getpid()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A task that is killed has shown what it printed, and lines stay whole.
+        sys.stdout.reconfigure(line_buffering=True)
     sock = socket.socket(fileno=sock_fd)
     page = Page(page_fd)
     os.close(page_fd)
     os.set_inheritable(sock_fd, False)
+    exit_code = 1
     try:
-        Worker(sock, page).run()
+        worker = Worker(sock, page)
+        os.register_at_fork(after_in_child=worker.after_fork)
+        worker.run()
     except (EOFError, ConnectionError):
-        pass
+        exit_code = 0
+    except BaseException:  # thread top, of a process
+        if os.getpid() != pid:
+            sys.stderr.write("ssdag: a process that a task forked ended by returning from it\n")
+        else:
+            traceback.print_exc()
     finally:
         # No interpreter shutdown: threads that user code left behind must not keep us.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+        _flush_streams()
+        os._exit(exit_code)
