@@ -27,7 +27,8 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from ssdag.dataflow.encoding import SIZE, Feeder, Update, Walk, class_name, sized
+from ssdag.dataflow import arrayhash
+from ssdag.dataflow.encoding import FINDERS, SIZE, Feeder, Update, Walk, class_name, sized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -264,5 +265,9 @@ def _installed() -> tuple[str, ...]:
 def _is_users(cls: type) -> bool:
     return _module_is_users(cls.__module__)
 
+
+# Here, and not where digests are asked for: a function's defaults and closure hold
+# arrays and functions too, whichever module was imported first.
+FINDERS[:] = [feeder_for, arrayhash.feeder_for]
 
 __all__ = ["feeder_for", "function_digest"]

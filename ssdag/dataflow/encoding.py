@@ -32,7 +32,7 @@ Feeder: TypeAlias = "Callable[[Update, Any, Walk], None]"
 SIZE = 20
 
 _FEEDERS: dict[type, Feeder] = {}
-#: Asked in turn for a type that has no encoding yet; filled by :mod:`.hashing`.
+#: Asked in turn for a type that has no encoding yet; filled by :mod:`.codehash`.
 FINDERS: list[Callable[[type], Feeder | None]] = []
 _RULES: dict[type, Callable[[Any], Any]] = {}
 

@@ -30,14 +30,11 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from ssdag.dataflow import arrayhash, codehash
 from ssdag.dataflow.codehash import function_digest
-from ssdag.dataflow.encoding import FINDERS, SIZE, Walk, forget, register
+from ssdag.dataflow.encoding import SIZE, Walk, forget, register
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-FINDERS[:] = [codehash.feeder_for, arrayhash.feeder_for]
 
 
 def digest(value: Any) -> bytes:

@@ -203,6 +203,20 @@ def test_stable_across_processes() -> None:
     assert len(seen) == 1
 
 
+@pytest.mark.parametrize("first", ["codehash", "hashing", "memo"])
+def test_the_order_of_imports_does_not_matter(first: str) -> None:
+    code = (
+        f"import ssdag.dataflow.{first}\nfrom ssdag.dataflow.codehash import function_digest\n"
+        "import numpy\ndef g(x): return x\ndef f(x, a=numpy.arange(3), g=g): return x\n"
+        "print(function_digest(f).hex())"
+    )
+    wanted = code.replace(f"import ssdag.dataflow.{first}\n", "import numpy\n")
+    one, two = (subprocess.check_output([sys.executable, "-c", c]) for c in (code, wanted))
+    assert one == two
+    other = code.replace("return x\ndef f", "return -x\ndef f")
+    assert subprocess.check_output([sys.executable, "-c", other]) != one
+
+
 def test_golden() -> None:
     # A checkpoint of an earlier release must stay useful: change these knowingly.
     value = [1, -1, 2**70, 1.5, "é", b"\0", None, (True,), {"b": 2, "a": {1, 2}}, range(3)]
