@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import concurrent.futures as cf
 import logging
+import os
 import threading
 from concurrent.futures import CancelledError, InvalidStateError
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -34,6 +35,9 @@ _log = logging.getLogger("ssdag")
 #: can be taken again by its holder, because the garbage collector may run finalizers of
 #: users anywhere, and these may cancel a future or submit a task.
 LOCK = threading.RLock()
+
+# A forked child gets the lock free, and what it guards whole, whoever held it.
+os.register_at_fork(before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=LOCK.release)
 
 _PENDING = "PENDING"
 _RUNNING = "RUNNING"

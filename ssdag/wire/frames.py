@@ -11,12 +11,12 @@ does not take waits in a queue.
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Sequence
 
 _HEADER = struct.Struct("=IQ")
@@ -69,6 +69,8 @@ class FrameReader:
         #: A large frame under way: what has to be filled, and the frame that it makes.
         self._holes: deque[memoryview] = deque()
         self._partial: Frame | None = None
+        #: A table of sizes that is larger than the scratch buffer, while it comes.
+        self._table: tuple[int, bytearray] | None = None
 
     def read(self) -> bool:
         """Receive once; True if at least one whole frame can be taken with :meth:`take`.
@@ -109,10 +111,16 @@ class FrameReader:
             self._holes[0] = hole[count:]
             return
         self._holes.popleft()
-        if not self._holes:
-            assert self._partial is not None
-            self._frames.append(self._partial)
-            self._partial = None
+        if self._holes:
+            return
+        if self._table is not None:
+            (body_size, table), self._table = self._table, None
+            self._begin_large(0, body_size, struct.unpack(f"={len(table) // 8}Q", table))
+            if self._holes:
+                return
+        assert self._partial is not None
+        self._frames.append(self._partial)
+        self._partial = None
 
     def _parse(self) -> None:
         view, head = self._view, _HEADER.size
@@ -120,8 +128,8 @@ class FrameReader:
             number, body_size = _HEADER.unpack_from(view, self._start)
             at = self._start + head + 8 * number
             if at > self._end:
-                if 8 * number + head > _SCRATCH:
-                    raise EOFError  # nobody of ours sends this
+                if 8 * number > _SCRATCH // 2:
+                    self._begin_table(number, body_size)
                 return
             sizes = struct.unpack_from(f"={number}Q", view, self._start + head) if number else ()
             total = body_size + sum(sizes)
@@ -139,6 +147,15 @@ class FrameReader:
                 return  # the rest comes into the scratch buffer
             self._begin_large(at, body_size, sizes)
             return
+
+    def _begin_table(self, number: int, body_size: int) -> None:
+        """Receive a large table of sizes in memory of its own, before the frame."""
+        table = bytearray(8 * number)
+        here = self._view[self._start + _HEADER.size : self._end]
+        table[: len(here)] = here
+        self._table = body_size, table
+        self._holes.append(memoryview(table)[len(here) :])
+        self._start = self._end = 0
 
     def _begin_large(self, at: int, body_size: int, sizes: Sequence[int]) -> None:
         """Allocate a large frame, copy what is here, leave holes for what will come."""
@@ -191,7 +208,8 @@ class FrameWriter:
         while queue:
             pieces = [queue[i] for i in range(min(len(queue), _PIECES))]
             try:
-                sent = self._sock.sendmsg(pieces)
+                # No SIGPIPE, which a driver may have set to kill it: a worker may be gone.
+                sent = self._sock.sendmsg(pieces, (), socket.MSG_NOSIGNAL)
             except BlockingIOError:
                 return False
             for piece in pieces:

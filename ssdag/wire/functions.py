@@ -20,14 +20,21 @@ from ssdag.errors import SerializationError
 from ssdag.wire.serialize import dumps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
 #: Functions that a table remembers by identity before it starts afresh.
 _MANY = 4096
 
 
-def by_name(func: Callable[..., Any]) -> tuple[str, str] | None:
-    """Return ``(module, qualname)`` if a worker can import the function, else None."""
+def by_name(func: Callable[..., Any]) -> tuple[str, str, bool] | None:
+    """Say where a worker can import the function.
+
+    Returns
+    -------
+    tuple of (str, str, bool) or None
+        Module, qualified name, and whether what is found there wraps the function (an
+        app does); None if it must travel by value.
+    """
     module_name = getattr(func, "__module__", None)
     qualname = getattr(func, "__qualname__", None)
     if not module_name or not qualname or module_name == "__main__" or "<" in qualname:
@@ -39,34 +46,49 @@ def by_name(func: Callable[..., Any]) -> tuple[str, str] | None:
         found = _walk(module, qualname)
     except AttributeError:
         return None
-    if found is func or getattr(found, "__wrapped__", None) is func:
-        return module_name, qualname
+    if found is func:
+        return module_name, qualname, False
+    if getattr(found, "__wrapped__", None) is func:
+        return module_name, qualname, True
     return None
 
 
 @functools.lru_cache(maxsize=1024)
 def _importable(module_name: str) -> bool:
     """Say whether a fresh interpreter with our ``sys.path`` would find the same file."""
-    top = module_name.partition(".")[0]
-    module = sys.modules.get(top)
-    spec = getattr(module, "__spec__", None)
-    if spec is None:
-        return False
+    top, _, rest = module_name.partition(".")
     if top in sys.builtin_module_names or top in sys.stdlib_module_names:
         return True
+    if not _would_be_found(top, None):
+        return False
+    above = top
+    for part in rest.split(".") if rest else ():
+        folders = getattr(sys.modules.get(above), "__path__", None)
+        above = f"{above}.{part}"
+        if folders is None or not _would_be_found(above, folders):
+            return False
+    return True
+
+
+def _would_be_found(name: str, folders: Sequence[str] | None) -> bool:
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    if spec is None:  # made by hand
+        return False
     try:
-        found = PathFinder.find_spec(top)
+        found = PathFinder.find_spec(name, folders)
+        if found is None:  # an editable install has a finder of its own
+            found = next(filter(None, (f.find_spec(name, folders) for f in _editable())), None)
     except (ImportError, ValueError, OSError):
         return False
-    if found is None:  # an editable install has a finder of its own
-        return any(
-            getattr(finder, "find_spec", None) is not None
-            and not isinstance(finder, type)
-            and finder.find_spec(top, None) is not None
-            for finder in sys.meta_path
-            if type(finder).__module__.startswith("__editable__")
-        )
-    return bool(found.origin == spec.origin)
+    return found is not None and bool(found.origin == spec.origin)
+
+
+def _editable() -> Iterator[Any]:
+    """Give the finders of editable installs; a worker's site has them too."""
+    for finder in sys.meta_path:
+        cls = finder if isinstance(finder, type) else type(finder)
+        if cls.__module__.startswith("__editable__") and hasattr(finder, "find_spec"):
+            yield finder
 
 
 def _walk(module: Any, qualname: str) -> Any:
@@ -100,10 +122,10 @@ def load_function(blob: bytes) -> Callable[..., Any]:
     """Return the function; a coroutine function comes as one that runs it to its end."""
     content = pickle.loads(blob)
     if isinstance(content, tuple):
-        module_name, qualname = content
+        module_name, qualname, wrapped = content
         func = _walk(importlib.import_module(module_name), qualname)
-        # The name of a decorated function leads to its app.
-        func = getattr(func, "__wrapped__", func) if not inspect.isfunction(func) else func
+        if wrapped:  # by an app; another decorator belongs to the function
+            func = func.__wrapped__
     else:
         func = pickle.loads(content)
     return runnable(func)
