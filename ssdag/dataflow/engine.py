@@ -482,6 +482,10 @@ class Engine:
         self._memo.close()
         self._bus.close()
 
+    def abandon(self) -> None:
+        """Count as closed without ending anything: in a forked child, all is the parent's."""
+        self._closed = self._ledger.closed = True
+
     def __enter__(self) -> Engine:
         return self
 

@@ -99,9 +99,12 @@ def close_all() -> None:
 
 
 def _forget_after_fork() -> None:
-    # The threads of an engine do not survive a fork: the child starts without one.
+    # The threads of an engine do not survive a fork: the child starts without one, and
+    # leaves the parent's alone, also where it unwinds through their ``with`` blocks.
     global _lock, _starting
     _lock, _starting = threading.Lock(), threading.Lock()
+    for engine in _engines:
+        engine.abandon()
     _engines.clear()
 
 
