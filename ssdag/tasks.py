@@ -270,6 +270,9 @@ class AppFuture(Future[T]):
 
     __slots__ = ("_children", "_task")
 
+    # Without this Python would ask for future[0], future[1], ... for ever.
+    __iter__ = None
+
     def __init__(self, task: Task) -> None:
         # The base initialiser's fields, set here: one call less on the hot path.
         self._state = "PENDING"
@@ -319,7 +322,8 @@ class AppFuture(Future[T]):
             False if it was done already, or runs where it cannot be stopped (a Python
             body on a thread executor).
         """
-        return self._task.engine.cancel(self._task)
+        # A task that the end of its engine cancelled has an error to tell.
+        return self._task.engine.cancel(self._task) and self._exception is None
 
     def __getitem__(self, key: Any) -> AppFuture[Any]:
         return self._task.engine.lift(self, "item", key)

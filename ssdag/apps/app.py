@@ -94,7 +94,7 @@ class App(Generic[R]):
         """Bind like a function, so that an app may be defined in a class."""
         return self if instance is None else functools.partial(self, instance)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> AppFuture[R]:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> AppFuture[R]:
         """Submit a call; returns its future at once.
 
         Blocks only if the engine's ``max_pending`` is reached.
