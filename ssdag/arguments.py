@@ -42,6 +42,11 @@ def _kind(cls: type) -> int:
     return kind
 
 
+def all_plain(args: tuple[Any, ...]) -> bool:
+    """Say whether arguments can be sent inside a frame as they are."""
+    return PLAIN.issuperset(map(type, args))
+
+
 def find(
     args: tuple[Any, ...], kwargs: dict[str, Any] | None
 ) -> tuple[list[cf.Future[Any]], list[Waitable], bool]:

@@ -80,9 +80,11 @@ class AppSpec:
         True if results are memoized.
     ignore : frozenset of str
         Parameters that do not take part in the memo key.
+    source : callable
+        The user's function, whose code takes part in it; `func` unless given.
     """
 
-    __slots__ = ("cache", "func", "ignore", "index", "kind", "name", "options", "source_digest")
+    __slots__ = ("cache", "func", "ignore", "kind", "name", "options", "source", "source_digest")
 
     def __init__(
         self,
@@ -93,14 +95,15 @@ class AppSpec:
         options: Options | None = None,
         cache: bool = False,
         ignore: frozenset[str] = frozenset(),
+        source: Callable[..., Any] | None = None,
     ) -> None:
         self.func = func
+        self.source = source or func
         self.name = name
         self.kind = kind
         self.options = options or Options()
         self.cache = cache
         self.ignore = ignore
-        self.index = -1  # place in the engine's record; an engine sets it on first use
         self.source_digest: bytes | None = None
 
 

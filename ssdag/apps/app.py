@@ -66,7 +66,13 @@ class App(Generic[R]):
 
         def spec(body: Callable[..., Any]) -> AppSpec:
             return AppSpec(
-                body, name, kind=kind, options=self._options, cache=cache, ignore=ignore | {IO}
+                body,
+                name,
+                kind=kind,
+                options=self._options,
+                cache=cache,
+                ignore=ignore | {IO},
+                source=func,
             )
 
         if kind == "bash":

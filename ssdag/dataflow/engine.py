@@ -240,15 +240,14 @@ class Engine:
             return joining.collected(task)
         try:
             if task.has_futures:
-                with LOCK:
-                    args, kwargs = task.args, task.kwargs
-                filled, named = arguments.fill(args, kwargs)
-                with LOCK:
-                    if task.state.final:
-                        return None
-                    task.args, task.kwargs = filled, named
+                # Without the lock: a cancel may empty them meanwhile, and is seen below.
+                filled, named = arguments.fill(task.args, task.kwargs)
                 # What came from futures may be atoms now, or references.
-                task.simple = not named and all(type(a) in arguments.PLAIN for a in filled)
+                simple = not named and arguments.all_plain(filled)
+                with LOCK:
+                    if task.state >= TaskState.DONE:
+                        return None
+                    task.args, task.kwargs, task.simple = filled, named, simple
         except Exception as error:  # hashing a value that stands in a set is user code
             return Outcome(task, error=error, state=TaskState.FAILED)
         if not task.app.cache:

@@ -104,13 +104,12 @@ class Memoizing:
         from ssdag.dataflow.hashing import call_key, signature_of
 
         app = task.app
-        func = getattr(app.func, "__wrapped__", app.func)
         if app.source_digest is None:
-            app.source_digest = function_digest(func)
+            app.source_digest = function_digest(app.source)
         if task.extras is not None and task.extras.outputs and kwargs:
             # By name: what they hold is made by the call, not given to it.
             kwargs = {**kwargs, "outputs": [output.name for output in task.extras.outputs]}
-        return call_key(app.source_digest, args, kwargs or {}, app.ignore, signature_of(func))
+        return call_key(app.source_digest, args, kwargs or {}, app.ignore, signature_of(app.source))
 
     def after(self, outcome: Outcome) -> None:
         """Remember a result; before anybody is told of it, so that followers find it."""
