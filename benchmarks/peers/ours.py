@@ -24,9 +24,7 @@ class _OurBackend(Backend):
 
     def start(self) -> None:
         executor = getattr(self._ssdag.executors, self.executor)
-        self._engine: Any = self._ssdag.load(
-            self._ssdag.Config(executors=[executor(WORKERS)])
-        )
+        self._engine: Any = self._ssdag.load(self._ssdag.Config(executors=[executor(WORKERS)]))
 
     def stop(self) -> None:
         self._engine.close()
