@@ -69,12 +69,12 @@ class JoinSink:
             path = find_cycle(task, parts)
             if path:
                 shown = " -> ".join(map(str, path))
-                error = CycleError(
+                cycle = CycleError(
                     f"join task {task.task_id} ({task.app.name}) returned a future that waits for "
                     f"the task itself: {shown}",
                     path,
                 )
-                self._engine.finished((Outcome(task, error=error),))
+                self._engine.finished((Outcome(task, error=cycle),))
 
 
 def find_cycle(task: Task, parts: Sequence[Future[Any]]) -> tuple[int, ...]:

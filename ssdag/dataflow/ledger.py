@@ -315,8 +315,9 @@ def _dep_failed(task: Task, parent: Future[Any]) -> Outcome:
     if isinstance(error, DependencyError):  # also from an output file of a failed task
         cause, link = error.root_cause, error._link
     else:
-        ours = isinstance(parent, AppFuture) and parent._task.engine is task.engine
-        cause, link = error, (parent._task.task_id if ours else None, ())
+        above = parent._task if isinstance(parent, AppFuture) else None
+        ours = above is not None and above.engine is task.engine
+        cause, link = error, (above.task_id if above is not None and ours else None, ())
     return Outcome(
         task,
         error=DependencyError(task.task_id, cause, (task.task_id, link)),
