@@ -16,8 +16,9 @@ from . import report
 from .molecules import load_molecules
 from .outcome import Outcome
 from .picture import draw
+from .plan import Plan
 from .progress import View
-from .search import Plan, Search, SearchError
+from .search import Search, SearchError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -27,7 +27,9 @@ def lines(outcome: Outcome, usage: Utilization, workers: int) -> list[str]:
     ]
     if outcome.failures:
         text += ["", "failed and replaced"]
-        text += [f"  {one.smiles!r}: {_reason(one.error)}" for one in outcome.failures]
+        text += [f"  {one.smiles!r}: {_reason(one.error)}" for one in outcome.failures[:LISTED]]
+        if len(outcome.failures) > LISTED:
+            text += [f"  and {len(outcome.failures) - LISTED} more"]
     text += [
         "",
         f"evaluations: {len(outcome.evaluations)} of {len(outcome.molecules)} molecules",

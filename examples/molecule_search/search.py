@@ -14,56 +14,27 @@ from ssdag.states import TaskState
 
 from . import surrogate, tasks
 from .chemistry import ChemistryError
-from .molecules import BAD_SMILES, heavy_atoms
+from .molecules import heavy_atoms
 from .outcome import Evaluation, Failure, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from .plan import Plan
     from .progress import View
 
 #: Index of what is not in the search space: the bad molecules put in on purpose.
 NOWHERE = -1
 
 
+#: Failures without a success between them that are no accident any more.
+HOPELESS = 40
 #: What a molecule can do to its task; any other error ends the search.
 MOLECULE_ERRORS = (ChemistryError, WalltimeExceededError, WorkerLostError)
 
 
 class SearchError(Exception):
     """The search cannot go on."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How to search.
-
-    Attributes
-    ----------
-    initial, batch, evaluations : int
-        Molecules picked at random, molecules of each further batch, and molecules in
-        all. Failures do not count.
-    chunks : int
-        Tasks that one inference is cut into.
-    seed : int
-        Of the random pick.
-    bad : tuple of str
-        Mixed in on purpose, one at the head of each of the first batches.
-    """
-
-    initial: int = 20
-    batch: int = 20
-    evaluations: int = 220
-    chunks: int = 16
-    seed: int = 0
-    bad: tuple[str, ...] = BAD_SMILES
-
-    def batches(self) -> list[int]:
-        """Return the sizes of all batches, the random one first."""
-        sizes = [min(self.initial, self.evaluations)]
-        while (room := self.evaluations - sum(sizes)) > 0:
-            sizes.append(min(self.batch, room))
-        return sizes
 
 
 @dataclass(frozen=True)
@@ -98,6 +69,7 @@ class Search:
         self._bits = db.tensor(tasks.FINGERPRINTS)
         self._published: list[Any] = []  # futures of the evaluations' tensors
         self._tried: set[int] = set()
+        self._failed_in_a_row = 0
 
     def run(self) -> None:
         """Search until the budget is spent.
@@ -105,16 +77,17 @@ class Search:
         Raises
         ------
         SearchError
-            The molecules ran out.
+            The molecules ran out, or too many failed in a row.
         ssdag.errors.SsdagError
             Something failed that is no molecule's fault.
         """
         molecules = self.outcome.molecules
-        tasks.publish_fingerprints(molecules, self.db)
+        described = tasks.publish_fingerprints(molecules, self.db)
         order = np.random.default_rng(self.plan.seed).permutation(len(molecules))
         self.view.begin("search", self.plan.evaluations)
         for batch, size in enumerate(self.plan.batches()):
             ranking = self._evaluate(batch, size, self._candidates(batch, order))
+            described.result()  # if it failed, its tensor never comes: say so, don't wait
             if ranking is not None:
                 order = ranking.result()
 
@@ -138,6 +111,7 @@ class Search:
             error = future.exception()
             if error is None:
                 self.outcome.left_out[molecule.index] = future.result()
+                self._failed_in_a_row = 0
                 self.outcome.reused += future.state is TaskState.MEMO_DONE
             else:
                 self._give_up(molecule, error)
@@ -199,13 +173,17 @@ class Search:
             self.outcome.reused += 1
         done = Evaluation(number, batch, molecule.index, molecule.smiles, energy_ev)
         self.outcome.evaluations.append(done)
+        self._failed_in_a_row = 0
         self.view.advance(self.outcome.best)
 
     def _give_up(self, molecule: Candidate, error: BaseException) -> None:
-        """Note a molecule that failed; raise an error that is no molecule's fault."""
+        """Note a molecule that failed; raise if that is no molecule's fault."""
         if not isinstance(error, MOLECULE_ERRORS):
             raise error
         self.outcome.failures.append(Failure(molecule.smiles, error))
+        self._failed_in_a_row += 1
+        if self._failed_in_a_row >= HOPELESS:
+            raise SearchError(f"{HOPELESS} molecules failed in a row, the last with: {error}")
 
     def _learn(self) -> Any:
         """Return the future of a ranking by a surrogate trained on all evaluations so far."""
