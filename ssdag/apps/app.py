@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from ssdag.dataflow.retry import RetryPolicy
     from ssdag.tasks import AppFuture
 
+_NO_WALLTIME = (
+    "a join_app cannot have a walltime_s: its body runs beside the engine, where it cannot be "
+    "killed; give one to the apps that it calls"
+)
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -123,6 +128,8 @@ class App(Generic[R]):
         special = Special(self.name, self._signature, kwargs)
         options = self._options
         if special.walltime_s is not None:
+            if self.kind == "join":
+                raise AppDefinitionError(_NO_WALLTIME)
             options = options.replace(walltime_s=special.walltime_s)
         spec = self._spec
         if self.kind == "bash" and options.walltime_s is not None:
@@ -168,10 +175,7 @@ def _options(kind: str, given: dict[str, Any]) -> Options:
     if isinstance(priority, bool) or not isinstance(priority, int):
         raise AppDefinitionError(f"priority={priority!r}: an int is needed; higher runs sooner")
     if kind == "join" and walltime_s is not None:
-        raise AppDefinitionError(
-            "a join_app cannot have a walltime_s: its body runs beside the engine, where it "
-            "cannot be killed; give one to the apps that it calls"
-        )
+        raise AppDefinitionError(_NO_WALLTIME)
     retry: RetryPolicy | None = as_policy(given.get("retries"))
     executors = given.get("executors")
     labels = None if executors in (None, "all") else _names("executors", executors)

@@ -142,16 +142,14 @@ def _decorate(kind: str, func: Any, options: dict[str, Any]) -> Any:
                 f"{kind}_app has no option {name!r}{near(name, _OPTIONS)}; "
                 f"there are {', '.join(_OPTIONS)}"
             )
-    if func is not None:
-        return App(func, kind, options)
 
     def decorate(body: Callable[..., Any]) -> App[Any]:
         if isinstance(body, App):
             raise AppDefinitionError(f"{body!r} is an app already")
-        if inspect.isgeneratorfunction(body):
+        if inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
             raise AppDefinitionError(
                 f"{body.__name__} is a generator; a task has one result, so return a list"
             )
         return App(body, kind, options)
 
-    return decorate
+    return decorate if func is None else decorate(func)

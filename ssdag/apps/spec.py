@@ -16,7 +16,7 @@ from ssdag.resources import check_walltime
 from ssdag.tasks import Extras
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 #: Parameters that mean something to an app, whatever its body does with them.
 SPECIAL = ("outputs", "stdout", "stderr", "walltime", "label")
@@ -85,12 +85,15 @@ class Special:
                     staging.find(item)
             self.io["inputs"] = True
         self.extras: Extras | None = None
-        asked = {key: given[key] for key in SPECIAL[:3] if given.get(key)}
+        asked = {key: given[key] for key in SPECIAL[1:3] if given.get(key) is not None}
+        outputs = _listed(given.get("outputs"))
         label = given.get("label")
-        if not asked and not label:
+        if not isinstance(label, str):  # the body's own affair: the labels of a data set, say
+            label = None
+        if not asked and not outputs and not label:
             return
         extras = self.extras = Extras()
-        extras.label = str(label) if label else None
+        extras.label = label or None
         shown = extras.label or name
         for stream in ("stdout", "stderr"):
             spec = asked.get(stream)
@@ -103,12 +106,20 @@ class Special:
             parse(spec, stream)  # a wrong one is told at the call
             setattr(extras, stream, spec)
             self.io[stream] = spec
-        for item in asked.get("outputs", ()):
+        for item in outputs:
             file = as_file(item)
             staging.find(file, out=True)  # an unknown scheme is told at the call
             extras.outputs.append(DataFuture(file.filepath, "file", file))
         if extras.outputs:
             self.io["outputs"] = [output.target for output in extras.outputs]
+
+
+def _listed(outputs: Any) -> Sequence[Any]:
+    if outputs is None:
+        return ()
+    if not isinstance(outputs, (list, tuple)):
+        raise AppDefinitionError(f"outputs={outputs!r}: a list of files or paths is needed")
+    return outputs
 
 
 def as_file(item: Any) -> File:
