@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssdag.dataflow.record import NO_EXECUTOR, EdgeKind, Record
 from ssdag.errors import DependencyError, EngineClosedError
-from ssdag.futures import LOCK
+from ssdag.futures import LOCK, DataFuture
 from ssdag.monitoring.listeners import Event
 from ssdag.states import TaskState
 from ssdag.tasks import AppFuture, Outcome
@@ -58,6 +58,8 @@ class Ledger:
         self.tasks: dict[int, Task] = {}
         self.record = Record()
         self.closed = False
+        #: Number of each executor in the record.
+        self.slots: dict[Any, int] = {}
         self._bus = bus
         self._next = 0
         self._max_pending = max_pending
@@ -123,10 +125,8 @@ class Ledger:
         """Add an edge; return the parent if it failed already. LOCK is held."""
         if not isinstance(parent, AppFuture):
             task.waiting += 1
-            name = getattr(parent, "name", None)
-            if name is not None:
-                what = getattr(parent, "kind", "data")
-                node = self.record.node(f"{what} {name}", "data", what, time.perf_counter())
+            node = self._data_node(parent)
+            if node is not None:
                 self.record.edge(node, task.task_id, kind)
             return None
         above = parent._task
@@ -142,6 +142,20 @@ class Ledger:
             parent._children.append(task)
         task.waiting += 1
         return None
+
+    def _data_node(self, future: Future[Any]) -> int | None:
+        """Return the record's node of a future of data; None for a foreign future."""
+        if not isinstance(future, DataFuture):
+            return None
+        name = f"{future.kind} {future.name}"
+        return self.record.node(name, "data", future.kind, time.perf_counter())
+
+    def add_output(self, task_id: int, output: DataFuture[Any]) -> None:
+        """Note that a task makes a file."""
+        with LOCK:
+            node = self._data_node(output)
+            if node is not None:
+                self.record.edge(task_id, node, EdgeKind.DATA)
 
     def _wait_for_room(self) -> None:
         # A thread of ours must go on, or nothing would ever make room.
@@ -200,7 +214,13 @@ class Ledger:
     def parent_done(self, task: Task, parent: Future[Any]) -> list[Task]:
         """Take the end of a parent that is no task of ours; return what became ready."""
         cancelled = parent.cancelled()
-        if cancelled or parent.exception() is not None:
+        failed = cancelled or parent.exception() is not None
+        with LOCK:
+            node = self._data_node(parent)
+            if node is not None:
+                state = "cancelled" if cancelled else "failed" if failed else "done"
+                self.record.node_state(node, state, ended=time.perf_counter())
+        if failed:
             return self.finish([_dep_failed(task, parent)])
         ready: list[Task] = []
         with LOCK:
@@ -287,6 +307,9 @@ class Ledger:
         task.args = ()
         task.kwargs = None
         place = self._places.get(task.executor, NO_EXECUTOR) if outcome.started else NO_EXECUTOR
+        slot = self.slots.get(task.executor)
+        if slot is not None:
+            self.record.executor(task.task_id, slot)
         self.record.ended(task.task_id, state, outcome.started,
                           outcome.ended or time.perf_counter(), place)  # fmt: skip
         if not children:
@@ -295,6 +318,8 @@ class Ledger:
             for child in children:
                 self._count_down(child, ready)
             return
+        if state is _RAN_CANCELLED and error is not None:
+            return  # the engine closes, and every child has its own end
         for child in children:
             extras = child.extras
             if extras is not None and extras.follows is future:
