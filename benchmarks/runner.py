@@ -59,6 +59,7 @@ def run_child(
         Called with the name of each measure as it begins.
     """
     outcome = Outcome()
+    process: subprocess.Popen[bytes] | None = None
     folder = Path(tempfile.mkdtemp(prefix="ssdag-bench-"))
     reading, writing = os.pipe()
     command = [sys.executable, "-m", "benchmarks.child", name, "--fd", str(writing)]
@@ -88,6 +89,8 @@ def run_child(
             if current not in outcome.errors:
                 outcome.errors[current] = why
     finally:
+        if process is not None:
+            process.kill()
         tree.end_descendants()
         shutil.rmtree(folder, ignore_errors=True)
     return outcome

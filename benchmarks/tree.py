@@ -92,11 +92,13 @@ def settle(limit_s: float = 5.0, period_s: float = 0.2) -> None:
         before = now
 
 
-def end_descendants(limit_s: float = 10.0) -> None:
+def end_descendants(grace_s: float = 1.0, limit_s: float = 10.0) -> None:
     """Kill and reap everything below this process; call :func:`adopt_orphans` first.
 
-    Blocks until nothing is left or `limit_s` passed.
+    Helpers that clean up after a process that has gone get `grace_s` to do so. Blocks
+    until nothing is left or `limit_s` passed.
     """
+    psutil.wait_procs(psutil.Process().children(recursive=True), timeout=grace_s)
     end = time.monotonic() + limit_s
     while time.monotonic() < end:
         children = psutil.Process().children(recursive=True)
