@@ -90,6 +90,7 @@ class Engine:
         self._internal = ThreadExecutor(_INTERNAL_THREADS, label="internal")
         self._scope = lifetime.Scope("the engine")
         self._closed = False
+        self._services: dict[int, Any] = {}
         self._memo = Memoizing(self.config.checkpoint)
         started: list[Executor] = []
         try:
@@ -104,6 +105,7 @@ class Engine:
             raise
         self._bus = Bus(self.config.listeners, sum(e.capacity for e in self.executors))
         self._ledger = Ledger(self._bus, self.config.max_pending, self.executors)
+        self._ledger.slots = {executor: i for i, executor in enumerate(self.executors)}
         lifetime.push(self._scope)
 
     # -- submitting ------------------------------------------------------------------
@@ -208,6 +210,7 @@ class Engine:
                     name, "service", type(service).__name__, time.perf_counter()
                 )
                 self._ledger.record.edge(node, task.task_id, EdgeKind.SERVICE)
+                self._services[node] = service
 
     def _begin(self, task: Task) -> None:
         """Take a ready task to an executor, in the thread of the user."""
@@ -403,9 +406,11 @@ class Engine:
             record = self._ledger.record.copy()
             live = {task_id: int(task.state) for task_id, task in self._ledger.tasks.items()}
             for task_id, task in self._ledger.tasks.items():
-                if task.executor in self.executors:
-                    record.executor(task_id, self.executors.index(task.executor))
+                if task.executor in self._ledger.slots:
+                    record.executor(task_id, self._ledger.slots[task.executor])
             names = [app.name for app in self._apps]
+            for node, service in self._services.items():
+                record.node_state(node, str(service.state))
         labels = [executor.label for executor in self.executors]
         return record.to_networkx(names, executors=labels, live=live)
 

@@ -104,6 +104,8 @@ class Ledger:
             self._next = task_id + 1
             self.tasks[task_id] = task
             self.record.add(app_index, now)
+            if task.extras is not None and task.extras.outputs:
+                self._note_outputs(task, "pending")
             failed: Future[Any] | None = None
             ready = True
             if parents or after:
@@ -150,12 +152,16 @@ class Ledger:
         name = f"{future.kind} {future.name}"
         return self.record.node(name, "data", future.kind, time.perf_counter())
 
-    def add_output(self, task_id: int, output: DataFuture[Any]) -> None:
-        """Note that a task makes a file."""
-        with LOCK:
+    def _note_outputs(self, task: Task, state: str) -> None:
+        """Note the files that a task makes, or how it left them; LOCK is held."""
+        assert task.extras is not None
+        for output in task.extras.outputs:
             node = self._data_node(output)
-            if node is not None:
-                self.record.edge(task_id, node, EdgeKind.DATA)
+            assert node is not None
+            if state == "pending":
+                self.record.edge(task.task_id, node, EdgeKind.DATA)
+            else:
+                self.record.node_state(node, state, ended=time.perf_counter())
 
     def _wait_for_room(self) -> None:
         # A thread of ours must go on, or nothing would ever make room.
@@ -312,6 +318,8 @@ class Ledger:
             self.record.executor(task.task_id, slot)
         self.record.ended(task.task_id, state, outcome.started,
                           outcome.ended or time.perf_counter(), place)  # fmt: skip
+        if task.extras is not None and task.extras.outputs:
+            self._note_outputs(task, str(state))
         if not children:
             return
         if kind is _FINISHED and error is None:
