@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -80,7 +81,10 @@ def run_child(
             os.close(writing)
             current = _read(pipe.fileno(), outcome, time.monotonic() + deadline_s, on_begin)
         if current != "stop":
-            code = process.poll()
+            # A process that crashed closes the pipe a moment before it ends.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.5)
+            code = process.returncode
             why = (
                 f"no answer within {deadline_s:.0f} s"
                 if code is None
