@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ssdag.client import Client
     from ssdag.config import Config
     from ssdag.dataflow.engine import Engine
+    from ssdag.dataflow.paths import critical_path
     from ssdag.dataflow.retry import RetryPolicy
     from ssdag.dataflow.session import load
     from ssdag.errors import (
@@ -63,6 +64,7 @@ _WHERE = {
     "ssdag.client": ("Client",),
     "ssdag.config": ("Config",),
     "ssdag.dataflow.engine": ("Engine",),
+    "ssdag.dataflow.paths": ("critical_path",),
     "ssdag.dataflow.retry": ("RetryPolicy",),
     "ssdag.dataflow.session": ("load",),
     "ssdag.errors": (
@@ -146,6 +148,7 @@ __all__ = [
     "__version__",
     "as_completed",
     "bash_app",
+    "critical_path",
     "executors",
     "gather",
     "join_app",

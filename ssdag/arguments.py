@@ -130,7 +130,8 @@ def fill(
     Hashes values that stand in sets or are keys, so it may run user code: call it with
     no lock held.
     """
-    filled = tuple([put(arg) for arg in args])
+    plain = PLAIN
+    filled = tuple([arg if type(arg) in plain else put(arg) for arg in args])
     if kwargs:
         kwargs = {name: put(arg) for name, arg in kwargs.items()}
     return filled, kwargs

@@ -16,7 +16,7 @@ from ssdag.tasks import AppSpec, Options
 from ssdag.wire import context
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
     from concurrent.futures import Future
 
     from ssdag.dataflow.retry import RetryPolicy
@@ -108,7 +108,9 @@ class App(Generic[R]):
     def __call__(self, /, *args: Any, **kwargs: Any) -> AppFuture[R]:
         """Submit a call; returns its future at once.
 
-        Blocks only if the engine's ``max_pending`` is reached.
+        Blocks only if the engine's ``max_pending`` is reached. ``after=[futures]`` makes
+        this call wait for them without getting their values, unless the body itself has
+        a parameter of that name.
 
         Raises
         ------
@@ -125,6 +127,9 @@ class App(Generic[R]):
         engine = session.current()
         if self._simple and not kwargs:
             return engine.call(self._spec, args, None, after=self._after)
+        after = self._after
+        if not self._signature.names_after and "after" in kwargs:
+            after += _futures("after", kwargs.pop("after") or ())
         special = Special(self.name, self._signature, kwargs)
         options = self._options
         if special.walltime_s is not None:
@@ -140,9 +145,7 @@ class App(Generic[R]):
         if special.io:
             spec = self._io_spec
             kwargs[IO] = special.io
-        return engine.call(
-            spec, args, kwargs, options=options, after=self._after, extras=special.extras
-        )
+        return engine.call(spec, args, kwargs, options=options, after=after, extras=special.extras)
 
     def map(self, *iterables: Iterable[Any], **common: Any) -> list[AppFuture[R]]:
         """Call the app for each item, as ``map`` does; returns the futures in order.
@@ -198,7 +201,7 @@ def _names(option: str, value: Any) -> frozenset[str]:
     return frozenset(value)
 
 
-def _futures(option: str, value: Any) -> Sequence[Future[Any]]:
+def _futures(option: str, value: Any) -> tuple[Future[Any], ...]:
     from concurrent.futures import Future as AnyFuture
 
     items = (value,) if isinstance(value, AnyFuture) else value

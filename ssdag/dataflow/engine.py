@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import logging
+import functools
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,7 @@ from ssdag.dataflow import joining
 from ssdag.dataflow.ledger import Ledger
 from ssdag.dataflow.memoizing import Memoizing
 from ssdag.dataflow.placement import Placement, least_loaded
-from ssdag.dataflow.record import EdgeKind
-from ssdag.dataflow.retry import RetryPolicy, as_policy
-from ssdag.dataflow.timers import Timers
+from ssdag.dataflow.retrying import Retrying
 from ssdag.errors import EngineClosedError, NestedCallError, SsdagError
 from ssdag.executors.local.executor import LocalExecutor
 from ssdag.executors.threads import ThreadExecutor
@@ -37,12 +35,11 @@ if TYPE_CHECKING:
     from ssdag.monitoring.listeners import Listener
     from ssdag.tasks import Extras
 
-_log = logging.getLogger("ssdag")
-
 #: Threads for join bodies, lifted items and memo look-ups; a join holds one only while
 #: its body runs.
 _INTERNAL_THREADS = 8
 _INTERNAL = ("join", "lift")
+_JOINING, _DONE = TaskState.JOINING, TaskState.DONE
 
 
 class Engine:
@@ -74,23 +71,14 @@ class Engine:
             )
         self.config = config or Config()
         self.executors: tuple[Executor, ...] = tuple(self.config.executors) or (LocalExecutor(),)
-        self._retry = as_policy(self.config.retries) or RetryPolicy()
-        if self.config.retry_handler is not None or self.config.retry_backoff_s:
-            self._retry = RetryPolicy(
-                budget=self._retry.budget,
-                backoff_s=self.config.retry_backoff_s or self._retry.backoff_s,
-                handler=self.config.retry_handler or self._retry.handler,
-            )
-        self._apps: list[AppSpec] = []
         #: Number of each app in the record, and its executor if only one can run it.
         self._routes: dict[AppSpec, tuple[int, Executor | None]] = {}
         self._by_func: dict[int, AppSpec] = {}
-        self._timers = Timers()
+        self._retrying = Retrying(self.config, self._hand_over_again)
         self._placement = Placement(self.executors)
         self._internal = ThreadExecutor(_INTERNAL_THREADS, label="internal")
         self._scope = lifetime.Scope("the engine")
         self._closed = False
-        self._services: dict[int, Any] = {}
         self._memo = Memoizing(self.config.checkpoint)
         started: list[Executor] = []
         try:
@@ -105,7 +93,6 @@ class Engine:
             raise
         self._bus = Bus(self.config.listeners, sum(e.capacity for e in self.executors))
         self._ledger = Ledger(self._bus, self.config.max_pending, self.executors)
-        self._ledger.slots = {executor: i for i, executor in enumerate(self.executors)}
         lifetime.push(self._scope)
 
     # -- submitting ------------------------------------------------------------------
@@ -183,7 +170,9 @@ class Engine:
         parents = [*futures, *(ready for _, ready in services)] if services else futures
         ready = self._ledger.add(task, future, parents, after, index)
         if services:
-            self._note_services(task, services)
+            with LOCK:
+                for service, _ in services:
+                    self._ledger.history.service(service, task)
         self._watch_foreign(task, (*parents, *after))
         if ready:
             self._begin(task)
@@ -198,79 +187,78 @@ class Engine:
         with LOCK:
             route = self._routes.get(app)
             if route is None:
-                route = self._routes[app] = len(self._apps), executor
-                self._apps.append(app)
+                route = self._routes[app] = self._ledger.history.app(app), executor
         return route
-
-    def _note_services(self, task: Task, services: Sequence[tuple[Any, Future[Any]]]) -> None:
-        with LOCK:
-            for service, _ in services:
-                name = str(getattr(service, "name", type(service).__name__))
-                node = self._ledger.record.node(
-                    name, "service", type(service).__name__, time.perf_counter()
-                )
-                self._ledger.record.edge(node, task.task_id, EdgeKind.SERVICE)
-                self._services[node] = service
 
     def _begin(self, task: Task) -> None:
         """Take a ready task to an executor, in the thread of the user."""
-        outcome = self._prepare(task, direct=True)
-        if outcome is not None:
-            self.finished((outcome,))
+        if failed := self._fill((task,)):
+            self.finished(failed)
+        elif task.app.cache:
+            self._begin_cached(task)
+        elif task.state < _DONE:
+            self._hand_over(task)
 
     def _run_ready(self, tasks: list[Task]) -> None:
         """Take tasks to executors; `tasks` grows by those that become ready meanwhile.
 
         A loop and no recursion: joins may nest a thousand deep, and all end at once.
         """
-        for task in tasks:
-            outcome = self._prepare(task, direct=False)
-            if outcome is not None:
-                tasks.extend(self._settle((outcome,)))
+        done = 0
+        while done < len(tasks):
+            batch = tasks[done:]
+            done = len(tasks)
+            if failed := self._fill(batch):
+                tasks.extend(self._settle(failed))
+            ends: list[Outcome] = []
+            for task in batch:
+                if task.state >= _DONE:  # failed just now, or cancelled meanwhile
+                    continue
+                if task.state == _JOINING:
+                    ends.append(joining.collected(task))
+                elif task.app.cache:
+                    # Threads of executors must not hash large arguments.
+                    self._memo.in_thread(functools.partial(self._begin_cached, task))
+                else:
+                    self._hand_over(task)
+            if ends:
+                tasks.extend(self._settle(ends))
 
-    def _prepare(self, task: Task, *, direct: bool) -> Outcome | None:
-        """Take a task whose parents are done to an executor; no lock is held.
+    def _fill(self, tasks: Sequence[Task]) -> list[Outcome]:
+        """Put values in place of futures, in all tasks with one hold of the lock.
 
-        `direct` says that the caller is the user's thread, which may take its time; the
-        threads of executors must not hash large arguments.
+        Every hold contends with the user's thread, which holds it once for each call.
 
         Returns
         -------
-        Outcome or None
-            Its end, if it ends here.
+        list of Outcome
+            The ends of tasks whose arguments cannot be built.
         """
-        if task.state == TaskState.JOINING:
-            return joining.collected(task)
-        try:
-            if task.has_futures:
-                # Without the lock: a cancel may empty them meanwhile, and is seen below.
-                filled, named = arguments.fill(task.args, task.kwargs)
-                # What came from futures may be atoms now, or references.
-                simple = not named and arguments.all_plain(filled)
-                with LOCK:
-                    if task.state >= TaskState.DONE:
-                        return None
-                    task.args, task.kwargs, task.simple = filled, named, simple
-        except Exception as error:  # hashing a value that stands in a set is user code
-            return Outcome(task, error=error, state=TaskState.FAILED)
-        if not task.app.cache:
-            self._hand_over(task)
-        elif direct:
-            return self._remembered(task)
-        else:
-            self._memo.in_thread(lambda: self._after_memo(task))
-        return None
+        filled: list[tuple[Task, tuple[Any, ...], dict[str, Any] | None]] = []
+        failed: list[Outcome] = []
+        for task in tasks:
+            if not task.has_futures or task.state == _JOINING:
+                continue
+            try:
+                # Read without the lock: if a cancel drops them now, it is seen below.
+                filled.append((task, *arguments.fill(task.args, task.kwargs)))
+            except Exception as error:  # hashing a value that stands in a set is user code
+                failed.append(Outcome(task, error=error, state=TaskState.FAILED))
+        if filled:
+            with LOCK:
+                for task, args, kwargs in filled:
+                    if task.state < _DONE:
+                        task.args, task.kwargs = args, kwargs
+                        # What came from futures may be atoms now, or references.
+                        task.simple = not kwargs and arguments.all_plain(args)
+        return failed
 
-    def _remembered(self, task: Task) -> Outcome | None:
-        """Return the end of a call whose result is known; else it runs, or follows one."""
+    def _begin_cached(self, task: Task) -> None:
+        """End a call whose result is known; else it runs, or follows an identical one."""
         outcome = self._memo.before(task, self._ledger)
         if outcome is None:
             self._hand_over(task)
-        return None if outcome is Memoizing.FOLLOWS else outcome
-
-    def _after_memo(self, task: Task) -> None:
-        outcome = self._remembered(task)
-        if outcome is not None:
+        elif outcome is not Memoizing.FOLLOWS:
             self.finished((outcome,))
 
     def _hand_over(self, task: Task) -> None:
@@ -279,6 +267,11 @@ class Engine:
             found = self._placement.candidates(task.options, task.app.kind)
             executor = task.executor = least_loaded(found)
         executor.submit(task)
+
+    def _hand_over_again(self, task: Task) -> None:
+        if len(self.executors) > 1 and task.executor is not self._internal:
+            task.executor = None  # perhaps elsewhere this time
+        self._hand_over(task)
 
     # -- what executors report (Sink) ------------------------------------------------
 
@@ -293,7 +286,7 @@ class Engine:
         final = outcomes
         for outcome in outcomes:
             if outcome.error is not None:
-                if outcome.state is TaskState.FAILED and self._tries_again(outcome):
+                if outcome.state is TaskState.FAILED and self._retrying.takes(outcome):
                     final = [o for o in final if o is not outcome]
             elif outcome.task.app.cache and outcome.state is TaskState.DONE:
                 self._memo.after(outcome)
@@ -313,39 +306,6 @@ class Engine:
                     [Event(t.task_id, TaskState.RUNNING, now, t.app.name, t.executor.label)
                      for t in moved]
                 )  # fmt: skip
-
-    def _tries_again(self, outcome: Outcome) -> bool:
-        task, error = outcome.task, outcome.error
-        assert error is not None
-        # Only what an executor ran: a task that failed before has no arguments to run with.
-        if self._closed or task.state not in (TaskState.LAUNCHED, TaskState.RUNNING):
-            return False
-        rule = task.options.retry or self._retry
-        try:
-            delay = rule.delay_s(error, task)
-        except Exception as raised:  # the handler is user code
-            raised.__cause__ = error
-            outcome.error = raised
-            return False
-        if delay is None:
-            return False
-        with LOCK:
-            if not task.move(TaskState.PENDING if delay else TaskState.READY):
-                return False
-        _log.info("task %d (%s) is tried again in %.3g s", task.task_id, task.app.name, delay)
-        if delay:
-            self._timers.after(delay, lambda: self._again(task))
-        else:
-            self._again(task)
-        return True
-
-    def _again(self, task: Task) -> None:
-        with LOCK:
-            if task.state != TaskState.READY and not task.move(TaskState.READY):
-                return
-        if len(self.executors) > 1 and task.executor is not self._internal:
-            task.executor = None  # perhaps elsewhere this time
-        self._hand_over(task)
 
     def join(self, task: Task, value: Any, parts: Sequence[Future[Any]]) -> None:
         """Let a join task wait for the futures that its body returned."""
@@ -402,17 +362,7 @@ class Engine:
             ``executor``, ``submitted_s``, ``started_s``, ``ended_s``; edges have a
             ``kind``: data, after, join, memo or service.
         """
-        with LOCK:
-            record = self._ledger.record.copy()
-            live = {task_id: int(task.state) for task_id, task in self._ledger.tasks.items()}
-            for task_id, task in self._ledger.tasks.items():
-                if task.executor in self._ledger.slots:
-                    record.executor(task_id, self._ledger.slots[task.executor])
-            names = [app.name for app in self._apps]
-            for node, service in self._services.items():
-                record.node_state(node, str(service.state))
-        labels = [executor.label for executor in self.executors]
-        return record.to_networkx(names, executors=labels, live=live)
+        return self._ledger.history.graph(self._ledger.tasks)
 
     def draw(self, path: str | os.PathLike[str]) -> str:
         """Draw the graph as SVG; large graphs are drawn by groups of equal tasks.
@@ -468,17 +418,9 @@ class Engine:
                 return
             self._closed = self._ledger.closed = True
             left = list(self._ledger.tasks.values())
-        ends = [
-            Outcome(
-                task,
-                error=EngineClosedError(f"the engine was closed before task {task.task_id} "
-                                        f"({task.app.name}) was done"),
-                state=TaskState.CANCELLED,
-            )
-            for task in left
-        ]  # fmt: skip
+        ends = [_unfinished(task) for task in left]
         self._ledger.finish(ends)
-        self._timers.close()
+        self._retrying.close()
         for executor in (*self.executors, self._internal):
             executor.shutdown()
         self._scope.close()
@@ -509,3 +451,11 @@ class Engine:
         labels = ", ".join(executor.label for executor in self.executors)
         state = "closed" if self._closed else f"{self.open_tasks} open tasks"
         return f"<Engine on {labels}: {state}>"
+
+
+def _unfinished(task: Task) -> Outcome:
+    """Make the outcome of a task that was open when the engine was closed."""
+    error = EngineClosedError(
+        f"the engine was closed before task {task.task_id} ({task.app.name}) was done"
+    )
+    return Outcome(task, error=error, state=TaskState.CANCELLED)

@@ -13,9 +13,10 @@ import time
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
-from ssdag.dataflow.record import NO_EXECUTOR, EdgeKind, Record
+from ssdag.dataflow.history import History
+from ssdag.dataflow.record import EdgeKind
 from ssdag.errors import DependencyError, EngineClosedError
-from ssdag.futures import LOCK, DataFuture
+from ssdag.futures import LOCK
 from ssdag.monitoring.listeners import Event
 from ssdag.states import TaskState
 from ssdag.tasks import AppFuture, Outcome
@@ -50,20 +51,18 @@ class Ledger:
     ----------
     tasks : dict of int to Task
         Tasks that are not done, by id.
-    record : Record
-        The history, for the graph.
+    history : History
+        What has happened, for the graph.
     """
 
     def __init__(self, bus: Bus, max_pending: int | None, executors: Sequence[Any] = ()) -> None:
         self.tasks: dict[int, Task] = {}
-        self.record = Record()
+        self.history = History(executors)
         self.closed = False
-        #: Number of each executor in the record.
-        self.slots: dict[Any, int] = {}
         self._bus = bus
         self._next = 0
         self._max_pending = max_pending
-        self._places = {executor: place for place, executor in enumerate(executors)}
+        self._edge = self.history.record.edge
         #: Waits for room or for quiet; its lock is the one of all futures.
         self._changed = threading.Condition(LOCK)
         self._watchers = 0
@@ -103,14 +102,25 @@ class Ledger:
             task_id = task.task_id = self._next
             self._next = task_id + 1
             self.tasks[task_id] = task
-            self.record.add(app_index, now)
+            self.history.record.add(app_index, now)
             if task.extras is not None and task.extras.outputs:
-                self._note_outputs(task, "pending")
+                self.history.note_outputs(task, "pending")
             failed: Future[Any] | None = None
             ready = True
             if parents or after:
                 for parent in parents:
-                    failed = self._link(task, parent, EdgeKind.DATA) or failed
+                    if type(parent) is AppFuture and parent._state == "PENDING":
+                        # The usual case of _link, without calls.
+                        above = parent._task
+                        if above.engine is task.engine:
+                            self._edge(above.task_id, task_id, 0)
+                            if parent._children is None:
+                                parent._children = [task]
+                            else:
+                                parent._children.append(task)
+                        task.waiting += 1
+                    else:
+                        failed = self._link(task, parent, EdgeKind.DATA) or failed
                 for parent in after:
                     failed = self._link(task, parent, EdgeKind.AFTER) or failed
                 ready = failed is None and not task.waiting
@@ -127,15 +137,15 @@ class Ledger:
         """Add an edge; return the parent if it failed already. LOCK is held."""
         if not isinstance(parent, AppFuture):
             task.waiting += 1
-            node = self._data_node(parent)
+            node = self.history.data_node(parent)
             if node is not None:
-                self.record.edge(node, task.task_id, kind)
+                self._edge(node, task.task_id, kind)
             return None
         above = parent._task
         if above.engine is not task.engine:  # its ledger must not count for us
             task.waiting += 1
             return None
-        self.record.edge(above.task_id, task.task_id, kind)
+        self._edge(above.task_id, task.task_id, kind)
         if parent.done():
             return parent if parent._exception is not None or parent.cancelled() else None
         if parent._children is None:
@@ -144,24 +154,6 @@ class Ledger:
             parent._children.append(task)
         task.waiting += 1
         return None
-
-    def _data_node(self, future: Future[Any]) -> int | None:
-        """Return the record's node of a future of data; None for a foreign future."""
-        if not isinstance(future, DataFuture):
-            return None
-        name = f"{future.kind} {future.name}"
-        return self.record.node(name, "data", future.kind, time.perf_counter())
-
-    def _note_outputs(self, task: Task, state: str) -> None:
-        """Note the files that a task makes, or how it left them; LOCK is held."""
-        assert task.extras is not None
-        for output in task.extras.outputs:
-            node = self._data_node(output)
-            assert node is not None
-            if state == "pending":
-                self.record.edge(task.task_id, node, EdgeKind.DATA)
-            else:
-                self.record.node_state(node, state, ended=time.perf_counter())
 
     def _wait_for_room(self) -> None:
         # A thread of ours must go on, or nothing would ever make room.
@@ -212,7 +204,7 @@ class Ledger:
             first._children = [task]
         else:
             first._children.append(task)
-        self.record.edge(first.task_id, task.task_id, EdgeKind.MEMO)
+        self._edge(first.task_id, task.task_id, EdgeKind.MEMO)
         return True
 
     # -- finishing -------------------------------------------------------------------
@@ -222,10 +214,10 @@ class Ledger:
         cancelled = parent.cancelled()
         failed = cancelled or parent.exception() is not None
         with LOCK:
-            node = self._data_node(parent)
+            node = self.history.data_node(parent)
             if node is not None:
                 state = "cancelled" if cancelled else "failed" if failed else "done"
-                self.record.node_state(node, state, ended=time.perf_counter())
+                self.history.record.node_state(node, state, ended=time.perf_counter())
         if failed:
             return self.finish([_dep_failed(task, parent)])
         ready: list[Task] = []
@@ -234,7 +226,7 @@ class Ledger:
         return ready
 
     def _count_down(self, task: Task, ready: list[Task]) -> None:
-        if task.state.final:
+        if task.state >= _DONE:
             return
         task.waiting -= 1
         if not task.waiting:
@@ -312,14 +304,7 @@ class Ledger:
         task.future = None
         task.args = ()
         task.kwargs = None
-        place = self._places.get(task.executor, NO_EXECUTOR) if outcome.started else NO_EXECUTOR
-        slot = self.slots.get(task.executor)
-        if slot is not None:
-            self.record.executor(task.task_id, slot)
-        self.record.ended(task.task_id, state, outcome.started,
-                          outcome.ended or time.perf_counter(), place)  # fmt: skip
-        if task.extras is not None and task.extras.outputs:
-            self._note_outputs(task, str(state))
+        self.history.ended(outcome)
         if not children:
             return
         if kind is _FINISHED and error is None:

@@ -14,11 +14,10 @@ from enum import IntEnum
 from math import nan
 from typing import TYPE_CHECKING, Any
 
-from ssdag.errors import CycleError
 from ssdag.states import TaskState
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
 
     import networkx
 
@@ -312,61 +311,4 @@ def _moment(value: float) -> float | None:
     return value if value > 0 else None  # False for NaN as well
 
 
-def critical_path(graph: networkx.DiGraph) -> list[Any]:
-    """Return the nodes of the longest chain, first to last, by time spent.
-
-    A node adds the time from when it started, or from the end of the node before it in
-    the chain if that was later, to its own end; so a task that joins counts only what
-    it did after the task that it waited for. Services, data and nodes without times
-    add nothing.
-
-    Raises
-    ------
-    CycleError
-        The graph has a cycle.
-    """
-    spans: dict[Any, tuple[float, float] | None] = {}
-    for node, data in graph.nodes(data=True):
-        started, ended = data.get("started_s"), data.get("ended_s")
-        timed = data.get("kind", "task") == "task" and started is not None and ended is not None
-        spans[node] = (started, ended) if timed else None
-    best: dict[Any, float] = {}
-    before: dict[Any, Any] = {}
-    for node in topological(graph.succ, graph.pred):
-        span = spans[node]
-        longest, via = (span[1] - span[0] if span else 0.0), None
-        for parent in graph.pred[node]:
-            gain = 0.0
-            if span:
-                other = spans[parent]
-                gain = span[1] - (max(span[0], other[1]) if other else span[0])
-            total = best[parent] + max(0.0, gain)
-            if total > longest or (via is None and total == longest):
-                longest, via = total, parent
-        best[node] = longest
-        before[node] = via
-    path: list[Any] = []
-    here = max(best, key=best.__getitem__, default=None)
-    while here is not None:
-        path.append(here)
-        here = before[here]
-    return path[::-1]
-
-
-def topological(
-    successors: Mapping[Any, Iterable[Any]], predecessors: Mapping[Any, Iterable[Any]]
-) -> list[Any]:
-    """Return the nodes so that parents come before children; raises CycleError."""
-    waiting = {node: len(list(parents)) for node, parents in predecessors.items()}
-    order = [node for node, count in waiting.items() if not count]
-    for node in order:  # grows while it is read
-        for child in successors[node]:
-            waiting[child] -= 1
-            if not waiting[child]:
-                order.append(child)
-    if len(order) != len(waiting):
-        raise CycleError("the graph has a cycle")
-    return order
-
-
-__all__ = ["NO_EXECUTOR", "EdgeKind", "Record", "critical_path", "topological"]
+__all__ = ["NO_EXECUTOR", "EdgeKind", "Record"]

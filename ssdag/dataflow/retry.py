@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ssdag.errors import ConfigError, NestedCallError, SerializationError, UnsupportedError
@@ -12,6 +12,7 @@ from ssdag.errors import ConfigError, NestedCallError, SerializationError, Unsup
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ssdag.config import Config
     from ssdag.tasks import Task
 
 #: Errors that come again however often one tries.
@@ -94,3 +95,15 @@ def as_policy(value: object) -> RetryPolicy | None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ConfigError(f"retries={value!r}: an int >= 0 or a RetryPolicy is needed")
     return RetryPolicy(budget=value)
+
+
+def from_config(config: Config) -> RetryPolicy:
+    """Return the rule of an engine: its ``retries``, back-off and handler in one."""
+    policy = as_policy(config.retries) or RetryPolicy()
+    if config.retry_handler is None and not config.retry_backoff_s:
+        return policy
+    return replace(
+        policy,
+        backoff_s=config.retry_backoff_s or policy.backoff_s,
+        handler=config.retry_handler or policy.handler,
+    )

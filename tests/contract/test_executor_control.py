@@ -201,9 +201,8 @@ def test_backoff_and_handler(start: Callable[..., Engine], path: Path) -> None:
 def test_cancel_while_a_retry_waits(start: Callable[..., Engine], path: Path) -> None:
     engine = start(retries=RetryPolicy(budget=5, backoff_s=60))
     future = python_app(bodies.fails_first)(path("a"), 9)
-    wait_until(
-        lambda: bodies.lines(path("a")) and future.state is TaskState.PENDING, what="it waits"
-    )
+    bodies.wait_for(path("a"))
+    wait_until(lambda: future.state is TaskState.PENDING, what="it waits")
     assert future.cancel()
     assert engine.wait(DEADLINE_S)
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssdag.dataflow.record import EdgeKind, Record, critical_path, topological
+from ssdag.dataflow.paths import critical_path
+from ssdag.dataflow.record import EdgeKind, Record
 from ssdag.errors import CycleError
 from ssdag.states import TaskState
 
@@ -130,9 +131,3 @@ def test_critical_path_of_a_long_chain() -> None:
     n = 50_000
     spans: dict[Any, tuple[float, float]] = {i: (float(i), i + 1.0) for i in range(n)}
     assert critical_path(timed([(i, i + 1) for i in range(n - 1)], spans)) == list(range(n))
-
-
-def test_topological_order() -> None:
-    graph = networkx.gn_graph(200, seed=1)
-    place = {node: i for i, node in enumerate(topological(graph.succ, graph.pred))}
-    assert all(place[u] < place[v] for u, v in graph.edges)

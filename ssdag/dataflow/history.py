@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What an engine writes in its record, and the graph that is made of it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from ssdag.dataflow.record import NO_EXECUTOR, EdgeKind, Record
+from ssdag.futures import LOCK, DataFuture
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from concurrent.futures import Future
+
+    import networkx
+
+    from ssdag.tasks import AppSpec, Outcome, Task
+
+
+class History:
+    """The apps, tasks, services and data of an engine, for its graph.
+
+    All methods but :meth:`graph` are called under :data:`ssdag.futures.LOCK`.
+
+    Parameters
+    ----------
+    executors : sequence of Executor
+        In the order of their numbers in the record.
+
+    Attributes
+    ----------
+    record : Record
+        Times, states and edges.
+    apps : list of AppSpec
+        In the order of their numbers in the record.
+    """
+
+    def __init__(self, executors: Sequence[Any]) -> None:
+        self.record = Record()
+        self.apps: list[AppSpec] = []
+        self._labels = [executor.label for executor in executors]
+        self._places = {executor: place for place, executor in enumerate(executors)}
+        self._services: dict[int, Any] = {}
+
+    def app(self, app: AppSpec) -> int:
+        """Return the number of an app that is new."""
+        self.apps.append(app)
+        return len(self.apps) - 1
+
+    def service(self, service: Any, task: Task) -> None:
+        """Note that a task uses a service."""
+        kind = type(service).__name__
+        node = self.record.node(
+            str(getattr(service, "name", kind)), "service", kind, time.perf_counter()
+        )
+        self.record.edge(node, task.task_id, EdgeKind.SERVICE)
+        self._services[node] = service
+
+    def data_node(self, future: Future[Any]) -> int | None:
+        """Return the record's node of a future of data; None for a foreign future."""
+        if not isinstance(future, DataFuture):
+            return None
+        name = f"{future.kind} {future.name}"
+        return self.record.node(name, "data", future.kind, time.perf_counter())
+
+    def note_outputs(self, task: Task, state: str) -> None:
+        """Note the files that a task makes ("pending"), or how it left them."""
+        assert task.extras is not None
+        for output in task.extras.outputs:
+            node = self.data_node(output)
+            assert node is not None
+            if state == "pending":
+                self.record.edge(task.task_id, node, EdgeKind.DATA)
+            else:
+                self.record.node_state(node, state, ended=time.perf_counter())
+
+    def ended(self, outcome: Outcome) -> None:
+        """Note the end of a task."""
+        task = outcome.task
+        place = self._places.get(task.executor, NO_EXECUTOR) if outcome.started else NO_EXECUTOR
+        self.record.ended(
+            task.task_id,
+            outcome.state,
+            outcome.started,
+            outcome.ended or time.perf_counter(),
+            place,
+        )
+        if task.extras is not None and task.extras.outputs:
+            self.note_outputs(task, str(outcome.state))
+
+    def graph(self, open_tasks: Mapping[int, Task]) -> networkx.DiGraph:
+        """Build the graph; see :meth:`Record.to_networkx`."""
+        with LOCK:
+            record = self.record.copy()
+            live = {task_id: int(task.state) for task_id, task in open_tasks.items()}
+            self._place(record, open_tasks.values())
+            names = [app.name for app in self.apps]
+            for node, service in self._services.items():
+                record.node_state(node, str(service.state))
+        return record.to_networkx(names, executors=self._labels, live=live)
+
+    def _place(self, record: Record, tasks: Iterable[Task]) -> None:
+        for task in tasks:
+            place = self._places.get(task.executor)
+            if place is not None:
+                record.executor(task.task_id, place)
