@@ -69,7 +69,7 @@ class Config:
         for listener in self.listeners:
             if not hasattr(listener, "on_events") or isinstance(listener, type):
                 raise ConfigError(f"listeners holds {listener!r}, which is not a Listener")
-        if isinstance(self.retries, bool) or (
+        if isinstance(self.retries, (bool, type)) or (
             not hasattr(self.retries, "delay_s")
             and (not isinstance(self.retries, int) or self.retries < 0)
         ):
@@ -77,7 +77,7 @@ class Config:
         if self.retry_handler is not None and not callable(self.retry_handler):
             raise ConfigError(f"retry_handler={self.retry_handler!r}: a callable is needed")
         backoff = self.retry_backoff_s
-        if isinstance(backoff, bool) or not isinstance(backoff, (int, float)) or backoff < 0:
+        if isinstance(backoff, bool) or not isinstance(backoff, (int, float)) or not backoff >= 0:
             raise ConfigError(f"retry_backoff_s={backoff!r}: seconds >= 0 are needed")
         if self.checkpoint is not None and not isinstance(self.checkpoint, (str, os.PathLike)):
             raise ConfigError(f"checkpoint={self.checkpoint!r}: a path is needed")
@@ -113,7 +113,7 @@ class Config:
                 content = tomllib.load(file)
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not a TOML file: {error}") from error
         known = {item.name for item in fields(cls)} - {"listeners", "retry_handler"}
         for name in content:
@@ -141,7 +141,7 @@ def _listed(name: str, value: Any) -> tuple[Any, ...]:
 def _executor_of(table: dict[str, Any], path: str | os.PathLike[str]) -> Any:
     kinds = {point.name: point for point in entry_points(group="ssdag.executors")}
     kind = table.pop("kind", None)
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise ConfigError(
             f"{path}: an executor needs kind = one of {', '.join(sorted(kinds))}; "
             f"{kind!r} is none of them{near(str(kind), kinds)}"

@@ -61,7 +61,7 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         for name in ("budget", "backoff_s", "factor", "max_backoff_s", "jitter"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
                 raise ConfigError(f"RetryPolicy({name}={value!r}): a number >= 0 is needed")
         if self.handler is not None and not callable(self.handler):
             raise ConfigError(f"RetryPolicy(handler={self.handler!r}): a callable is needed")
@@ -83,9 +83,17 @@ class RetryPolicy:
         extras.spent += cost
         if not extras.spent <= self.budget:
             return None
-        delay = min(self.backoff_s * self.factor**extras.tries, self.max_backoff_s)
+        delay = self._pause_s(extras.tries)
         extras.tries += 1
         return delay * (1 + self.jitter * random.random())
+
+    def _pause_s(self, tries: int) -> float:
+        if not self.backoff_s:
+            return 0.0
+        try:
+            return min(self.backoff_s * self.factor**tries, self.max_backoff_s)
+        except OverflowError:  # a thousand doublings, where a handler lets go on for free
+            return self.max_backoff_s
 
 
 def as_policy(value: object) -> RetryPolicy | None:
