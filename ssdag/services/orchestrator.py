@@ -220,9 +220,8 @@ class Orchestrator(ServiceNode):
 
     def _make_folder(self) -> None:
         """Make the private folder (mode 0700) and what is in it."""
-        folder = Path(tempfile.mkdtemp(prefix="ssdag-"))
+        folder = Path(guard.folder(tempfile.gettempdir(), "ssdag-"))
         self._folder = folder
-        guard.path(folder)
         self._socket = choose_socket(folder, self._wanted_socket, needed=self._wanted_port == 0)
         write_private(folder / "password", self._password + "\n")
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import sys
 import threading
@@ -20,6 +21,8 @@ from ssdag.wire import reaper
 from ssdag.wire.process import Process, spawn
 
 _log = logging.getLogger("ssdag")
+
+_NAME_TRIES = 20
 
 
 class Guard:
@@ -150,6 +153,32 @@ def path(target: str | os.PathLike[str]) -> None:
 def release_path(target: str | os.PathLike[str]) -> None:
     """Take back :func:`path`; the file stays."""
     _guard.remove(_path_key(target))
+
+
+def folder(parent: str, prefix: str) -> str:
+    """Make a folder that nobody else may read, and have it removed when this process ends.
+
+    The guard knows of it before it exists: there is no moment in which a killed driver
+    would leave it behind. Take it back with :func:`release_path`.
+
+    Raises
+    ------
+    OSError
+        It cannot be made.
+    """
+    for _ in range(_NAME_TRIES):
+        made = os.path.join(parent, prefix + secrets.token_hex(4))
+        path(made)
+        try:
+            os.mkdir(made, 0o700)
+        except FileExistsError:  # somebody else's
+            release_path(made)
+        except BaseException:
+            release_path(made)
+            raise
+        else:
+            return made
+    raise FileExistsError(f"no free name for a folder in {parent}")
 
 
 def pid() -> int | None:

@@ -7,8 +7,7 @@ the writer's pages without a copy, and may write to its array without anybody no
 When the reader's last view is gone the file goes back to the writer's pool, warm: page
 faults cost far more than the copy itself.
 
-All files of an engine lie in one private folder, which the engine removes when it ends
-and the guard removes if the driver is killed.
+All files of an engine lie in one private folder: :mod:`ssdag.wire.segment_folder`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import tempfile
 import threading
 import weakref
 from collections import deque
@@ -37,17 +35,6 @@ THRESHOLD_BYTES = 1 << 18
 KEEP_BYTES = 256 << 20
 #: Segments that a pool has mapped for writing at most; a process has 65,530 mappings.
 _MOST_MAPS = 4096
-
-
-def make_folder() -> str | None:
-    """Make a private folder for segments; None where ``/dev/shm`` cannot be used."""
-    if not os.access("/dev/shm", os.W_OK | os.X_OK):
-        return None
-    try:
-        return tempfile.mkdtemp(prefix=f"ssdag-{os.getpid()}-", dir="/dev/shm")
-    except OSError as error:
-        _log.warning("large arrays go by socket: no folder in /dev/shm (%s)", error)
-        return None
 
 
 class _Mapped:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from typing import TYPE_CHECKING, Any
 
 from ssdag.errors import ConfigError
@@ -12,8 +11,8 @@ from ssdag.executors.base import Capabilities, Executor
 from ssdag.executors.local import revoking
 from ssdag.executors.local.hub import Hub
 from ssdag.executors.local.switching import SWITCH_INTERVAL
-from ssdag.wire import guard
-from ssdag.wire.shared import THRESHOLD_BYTES, make_folder
+from ssdag.wire.segment_folder import make_folder, remove_folder
+from ssdag.wire.shared import THRESHOLD_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,8 +99,6 @@ class LocalExecutor(Executor):
             raise ConfigError(f"executor {self.label!r} already belongs to an engine")
         self._folder = make_folder()
         self._pid = os.getpid()
-        if self._folder is not None:
-            guard.path(self._folder)
         if self._switch_interval_s is not None:
             SWITCH_INTERVAL.shorten(self._switch_interval_s)
         self._hub = Hub(
@@ -135,6 +132,5 @@ class LocalExecutor(Executor):
             SWITCH_INTERVAL.restore()
         if self._folder is not None:
             self._hub.lent.keep_all()
-            shutil.rmtree(self._folder, ignore_errors=True)
-            guard.release_path(self._folder)
+            remove_folder(self._folder)
             self._folder = None
