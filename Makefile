@@ -28,7 +28,7 @@ endif
 help:  ## this list
 	@awk -F ':.*##' '/^[a-z]+:.*##/ {printf "  make %-8s%s\n", $$1, $$2}' Makefile
 
-demo: $(STAMPS)/chem  ## search for molecules on real chemistry, about 3 minutes (ARGS="--help" for options)
+demo: $(STAMPS)/chem  ## search for molecules on real chemistry, under a minute on 2 cores (ARGS="--help": its options)
 	$(BIN)/ssdag demo $(ARGS)
 
 test: $(STAMPS)/test check  ## check, then all tests; as root it installs what they need with apt
@@ -41,8 +41,10 @@ check: $(STAMPS)/test  ## ruff, mypy --strict and the layers of the architecture
 	$(BIN)/mypy --strict
 	$(BIN)/lint-imports
 
-bench: $(STAMPS)/bench  ## measure against Parsl, Ray, Dask and others; writes benchmarks/results and the docs page
+bench: $(STAMPS)/bench  ## measure against Parsl, Ray, Dask and others, rewrite docs page and README (ARGS=--quick: print only)
 	$(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python -m benchmarks.tensors $(filter --quick,$(ARGS))
+	$(BIN)/python -m benchmarks.report
 
 docs: $(STAMPS)/docs  ## build the manual into docs/_build
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""``python -m benchmarks``: measure, print the tables, write the JSON and the docs page."""
+"""``python -m benchmarks``: measure, print the tables; write JSON, docs page and README."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def main() -> None:
     parser.add_argument(
         "--output",
         type=Path,
-        help="where to write the JSON (default: results/engine.json if everything was measured)",
+        help="where to write the JSON (default: results/engine.json if everything was measured "
+        "at full length)",
     )
     args = parser.parse_args()
     names = args.only.split(",") if args.only else known
@@ -40,7 +41,7 @@ def main() -> None:
         console = Console(width=160)
     measures = args.measures.split(",") if args.measures else []
     path = args.output
-    if path is None and not args.only and not measures:
+    if path is None and not (args.only or measures or args.quick):
         path = engine.RESULTS / "engine.json"
     run = engine.measure(
         names,
@@ -55,7 +56,7 @@ def main() -> None:
         console.print(f"written: {path}", highlight=False)
     if path == engine.RESULTS / "engine.json":
         report.write()
-        console.print(f"written: {report.PAGE}", highlight=False)
+        console.print(f"written: {report.PAGE}, {report.README}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""``python -m benchmarks.report``: write the figures into ``docs/benchmarks.md``.
+"""``python -m benchmarks.report``: write the figures into the docs page and the README.
 
 Only what stands between the two markers is rewritten; the prose around it is kept.
 """
@@ -9,28 +9,21 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import tables
+from benchmarks import readme, tables
 from benchmarks.child import CALM
 from benchmarks.engine import RESULTS, Run, title
 from benchmarks.peers import BACKENDS
 from benchmarks.runner import ROOT
+from benchmarks.tables import markdown_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
 PAGE = ROOT / "docs" / "benchmarks.md"
+README = ROOT / "README.md"
 BEGIN = "<!-- figures: begin (written by `python -m benchmarks.report`) -->"
 END = "<!-- figures: end -->"
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table whose first column is text and whose others are figures."""
-    rule = ["---", *["--:"] * (len(header) - 1)]
-    return [
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
-        for line in (header, rule, *rows)
-    ]
 
 
 def engine_section(run: Run) -> Iterator[str]:
@@ -124,12 +117,13 @@ def rewrite(page: str, body: str) -> str:
     return f"{head}{BEGIN}\n\n{body}\n\n{END}{tail}"
 
 
-def write(page: Path = PAGE, results: Path = RESULTS) -> None:
-    """Bring the page up to date with the results."""
-    text = page.read_text(encoding="utf-8")
-    page.write_text(rewrite(text, section(results)), encoding="utf-8")
+def write(page: Path = PAGE, results: Path = RESULTS, short: Path = README) -> None:
+    """Bring the docs page and the README up to date with the results."""
+    for path, body in ((page, section(results)), (short, readme.section(results))):
+        text = path.read_text(encoding="utf-8")
+        path.write_text(rewrite(text, body), encoding="utf-8")
 
 
 if __name__ == "__main__":
     write()
-    print(f"written: {PAGE}")
+    print(f"written: {PAGE}, {README}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Tables of absolute figures and of ratios, for the terminal and for the docs page."""
+"""Tables of absolute figures and of ratios: on the terminal, and as Markdown."""
 
 from __future__ import annotations
 
@@ -148,6 +148,15 @@ def failures(run: Run) -> list[str]:
         f"{title(name)}, {measure}: {' '.join(why.split())}"
         for name, errors in run.errors.items()
         for measure, why in errors.items()
+    ]
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table whose first column is text and whose others are figures."""
+    rule = ["---", *["--:"] * (len(header) - 1)]
+    return [
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
+        for line in (header, rule, *rows)
     ]
 
 

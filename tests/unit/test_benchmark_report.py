@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
-from benchmarks import report, tables
+from benchmarks import readme, report, tables
 from benchmarks.engine import Run, plan
 from benchmarks.peers import BACKENDS
 from benchmarks.runner import Outcome
@@ -89,7 +89,9 @@ def test_the_page_keeps_its_prose(run: Run, tmp_path: Path) -> None:
     run.save(tmp_path / "engine.json")
     tensors = {"notes": ["Taken."], "tables": [{"title": "Put", "columns": ["a"], "rows": [[1]]}]}
     (tmp_path / "tensors.json").write_text(json.dumps(tensors), encoding="utf-8")
-    report.write(page, tmp_path)
+    short = tmp_path / "README.md"
+    short.write_text(PAGE, encoding="utf-8")
+    report.write(page, tmp_path, short)
     text = page.read_text(encoding="utf-8")
     assert text.startswith("# Title\n\nProse above.\n")
     assert text.endswith(f"{report.END}\n\nNotes below.\n")
@@ -98,8 +100,43 @@ def test_the_page_keeps_its_prose(run: Run, tmp_path: Path) -> None:
     assert "| no-op tasks | 1/s | 150,000 | 2,000 | ≥ 100,000 |" in text
     assert "Parsl HTEX: layered 1,000" in text
     assert "### Put" in text
-    report.write(page, tmp_path)
+    report.write(page, tmp_path, short)
     assert page.read_text(encoding="utf-8") == text
+
+
+def test_the_readme_gets_short_tables(run: Run, tmp_path: Path) -> None:
+    page, short = tmp_path / "benchmarks.md", tmp_path / "README.md"
+    for path in (page, short):
+        path.write_text(PAGE, encoding="utf-8")
+    report.write(page, tmp_path, short)
+    assert f"{report.BEGIN}\n\nNothing has been measured yet.\n" in short.read_text(
+        encoding="utf-8"
+    )
+    run.save(tmp_path / "engine.json")
+    times = {"ssdag unix": 100.0, "redis-py unix": 1250.0, "ssdag tcp": 1.0}
+    tensors = {
+        "machine": {"server": "valkey 9", "redis": "8", "hiredis": "3"},
+        "rows": [
+            {"size": "1 KiB", "method": method, "put_us": us, "get_us": 2 * us}
+            for method, us in times.items()
+        ],
+    }
+    (tmp_path / "tensors.json").write_text(json.dumps(tensors), encoding="utf-8")
+    report.write(page, tmp_path, short)
+    text = short.read_text(encoding="utf-8")
+    assert text.startswith("# Title\n\nProse above.\n")
+    assert text.endswith(f"{report.END}\n\nNotes below.\n")
+    assert "| two workers | unit | ssdag | Parsl HTEX |" in text
+    assert "| no-op tasks | 1/s | 150,000 | 75x |" in text
+    assert "| 1 KiB | 100 µs | 1.25 ms | 12x | 200 µs | 2.5 ms | 12x |" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(268.4, "268x"), (99.6, "100x"), (85.3, "85x"), (9.96, "10x"), (0.039, "0.039x")],
+)
+def test_factors_have_two_digits(value: float, text: str) -> None:
+    assert readme.factor(value) == text
 
 
 def test_a_page_without_markers_is_refused() -> None:
