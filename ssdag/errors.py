@@ -22,6 +22,9 @@
     ├── RemoteError                          stands in for an exception that cannot be sent
     ├── ServiceError                         a service (orchestrator) misbehaves
     │   └── ServiceStartError                a server did not start: its own last words
+    ├── ProviderError          (transient)   a scheduler does not answer, or not as it should
+    │   ├── SubmitError                      a scheduler refused a job: its own words
+    │   └── BlockError                       blocks fail: reason and last words of the last one
     ├── DataError                            tensors, datasets
     │   ├── MissingDataError (KeyError)      no such tensor
     │   ├── DataFormatError (ValueError)     dtype, shape, order or name that cannot be stored
@@ -286,6 +289,57 @@ class ServiceStartError(ServiceError):
         super().__init__(message)
         self.log_tail = log_tail
         self.exit_code = exit_code
+
+
+class ProviderError(SsdagError):
+    """A scheduler does not answer, or answers with an error.
+
+    Attributes
+    ----------
+    command : tuple of str
+        What was asked.
+    exit_code : int or None
+        How the command ended; None if it did not.
+    stderr_tail : str
+        Its last words.
+    """
+
+    transient = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        command: tuple[str, ...] = (),
+        exit_code: int | None = None,
+        stderr_tail: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.command = command
+        self.exit_code = exit_code
+        self.stderr_tail = stderr_tail
+
+
+class SubmitError(ProviderError):
+    """A scheduler refused a job."""
+
+    transient = False
+
+
+class BlockError(ProviderError):
+    """Too many blocks failed in a row, so tasks that need them fail too.
+
+    Attributes
+    ----------
+    job_id : str
+        The scheduler's id of the last one.
+    """
+
+    transient = False
+
+    def __init__(self, message: str, *, job_id: str = "", stderr_tail: str = "") -> None:
+        super().__init__(message, stderr_tail=stderr_tail)
+        self.job_id = job_id
 
 
 class DataError(SsdagError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The states of tasks and services, and which state may follow which.
+"""The states of tasks, services and jobs, and which state may follow which.
 
 The tables are total: :func:`check` answers for every pair of states, and the
 engine changes a task's state nowhere but through it.
@@ -52,6 +52,31 @@ class ServiceState(IntEnum):
     def final(self) -> bool:
         """True if no other state can follow."""
         return self >= ServiceState.STOPPED
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+class JobState(IntEnum):
+    """Where a scheduler's job stands; from ``COMPLETED`` on it is final.
+
+    ``HELD`` is held or suspended, by the user, an administrator or the scheduler.
+    ``UNKNOWN`` is a state that no table has; such a job still counts as there.
+    """
+
+    PENDING = 0
+    HELD = 1
+    RUNNING = 2
+    UNKNOWN = 3
+    COMPLETED = 4
+    FAILED = 5
+    TIMEOUT = 6
+    CANCELLED = 7
+
+    @property
+    def final(self) -> bool:
+        """True if no other state can follow."""
+        return self >= JobState.COMPLETED
 
     def __str__(self) -> str:
         return self.name.lower()

@@ -188,8 +188,9 @@ class Ledger:
             for part in parts:
                 failed = self._link(task, part, EdgeKind.JOIN) or failed
             ready = failed is None and not task.waiting
-        if self._bus.active:
-            self._bus.emit([Event(task.task_id, _JOINING, time.perf_counter(), task.app.name, "")])
+            if self._bus.active:  # here, so that a task's events come in their order
+                now = time.perf_counter()
+                self._bus.emit([Event(task.task_id, _JOINING, now, task.app.name, "")])
         if failed is not None:
             return self.finish([_dep_failed(task, failed)])
         return [task] if ready else []

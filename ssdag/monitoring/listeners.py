@@ -157,7 +157,7 @@ class Bus:
     def _call(self, listener: Listener, hook: str, *args: object) -> bool:
         try:
             getattr(listener, hook)(*args)
-        except Exception:  # a listener is user code
+        except (Exception, SystemExit):  # a listener is user code
             _log.exception("listener %s failed in %s and is removed", type(listener).__name__, hook)
             self._drop(listener)
             return False

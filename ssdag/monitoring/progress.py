@@ -29,9 +29,11 @@ class Progress:
     """
 
     def __init__(self, futures: Sequence[Future[Any]], description: str) -> None:
+        self._futures = futures
         self._total = len(futures)
         self._done = 0
         self._failed = 0
+        self._closed = False
         self._description = description
         self._began = time.monotonic()
         self._stop = threading.Event()
@@ -42,13 +44,20 @@ class Progress:
         self._thread.start()
 
     def _count(self, future: Future[Any]) -> None:
-        failed = future.cancelled() or future.exception() is not None
+        failed = _failed(future)
         with self._lock:
-            self._done += 1
-            self._failed += failed
+            if not self._closed:
+                self._done += 1
+                self._failed += failed
 
     def close(self) -> None:
         """Show the last state and end."""
+        # Who waits is woken before callbacks run, so some may not be counted yet.
+        ended = [future for future in self._futures if future.done()]
+        failed = sum(map(_failed, ended))
+        with self._lock:
+            self._closed = True
+            self._done, self._failed = len(ended), failed
         self._stop.set()
         self._thread.join(5.0)
 
@@ -95,6 +104,10 @@ class Progress:
                 f"{self._description}: {self._done} of {self._total} done{failed}, "
                 f"{seconds:.1f} s\n"
             )
+
+
+def _failed(future: Future[Any]) -> bool:
+    return future.cancelled() or future.exception() is not None
 
 
 def watch(futures: Sequence[Future[Any]], description: str = "tasks") -> Progress:

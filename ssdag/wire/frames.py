@@ -23,6 +23,9 @@ _HEADER = struct.Struct("=IQ")
 _SCRATCH = 256 * 1024
 #: ``sendmsg`` takes at most 1024 pieces.
 _PIECES = 512
+#: More buffers than any frame has: what claims them is no frame, and is not worth the
+#: gigabytes that its table of sizes would take.
+_MOST_BUFFERS = 1 << 24
 
 
 class Frame(NamedTuple):
@@ -81,6 +84,8 @@ class FrameReader:
             The other side closed the connection.
         BlockingIOError
             A non-blocking socket has nothing.
+        ConnectionError, MemoryError, OverflowError
+            What comes is no frame: somebody else writes to the socket.
         """
         if self._holes:
             count = self._sock.recv_into(self._holes[0])
@@ -128,6 +133,8 @@ class FrameReader:
             number, body_size = _HEADER.unpack_from(view, self._start)
             at = self._start + head + 8 * number
             if at > self._end:
+                if number > _MOST_BUFFERS:
+                    raise ConnectionError(f"a frame of {number} buffers")
                 if 8 * number > _SCRATCH // 2:
                     self._begin_table(number, body_size)
                 return

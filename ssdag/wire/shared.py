@@ -21,7 +21,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from ssdag.references import Reference
-from ssdag.wire.mapping import map_file, map_private
+from ssdag.wire.mapping import map_file, map_private, use_huge_pages
 from ssdag.wire.serialize import loads
 
 if TYPE_CHECKING:
@@ -117,7 +117,9 @@ class SegmentPool:
                 self._maps[path].filled = size
             elif again and len(self._maps) < _MOST_MAPS:
                 os.ftruncate(fd, rounded)
-                self._maps[path] = _Mapped(map_file(fd, rounded, shared=True), size)
+                memory = map_file(fd, rounded, shared=True)
+                use_huge_pages(memory, size)
+                self._maps[path] = _Mapped(memory, size)
         finally:
             os.close(fd)
 

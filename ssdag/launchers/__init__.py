@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Launchers: what stands in front of a command inside an allocation."""

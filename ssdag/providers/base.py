@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a provider promises: jobs of a scheduler, and the allocation that one runs in.
+
+The life of a job, as its owner sees it: :meth:`Provider.submit` writes the script of a
+:class:`JobSpec`, hands it to the scheduler and returns the job's id; from then on
+:meth:`Provider.poll` is asked for all jobs at once, until each has a final state;
+:meth:`Provider.cancel` may be called at any time, also for jobs that have ended.
+
+What a scheduler does not say is not made up: a job that is missing from its answer keeps
+the state it had (until an accounting source knows better), a query that fails changes
+nothing, and a state that no table has is :attr:`~ssdag.states.JobState.UNKNOWN`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ssdag.launchers.base import Launcher
+    from ssdag.states import JobState
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """What a scheduler is asked for: nodes for a time, and a script that runs on the first.
+
+    Parameters
+    ----------
+    name : str
+        The job's name.
+    commands : tuple of str
+        Lines of the script's body, shell text; its exit code is that of the last one.
+    folder : str
+        An existing folder for the script, and for ``NAME.out`` and ``NAME.err``.
+    nodes : int
+        Whole nodes.
+    cores_per_node, gpus_per_node, memory_per_node_bytes : int, optional
+        What is needed on each.
+    walltime_s : float
+        Time limit, in seconds; schedulers that count minutes get the next full one.
+    account, queue, qos, constraint, reservation : str, optional
+        As the site calls them; ``queue`` is Slurm's partition.
+    exclusive : bool
+        Nodes are not shared with other jobs.
+    directives : tuple of str
+        More directive lines, with or without the scheduler's mark in front.
+    worker_init : str
+        Shell text that runs before the commands (``module load``, ``source``).
+    modules : tuple of str
+        Modules that are loaded first.
+    env : mapping of str to str
+        Exported before everything else.
+    array : int, optional
+        Number of array tasks, from 0; the script sees its own in ``SSDAG_ARRAY_INDEX``.
+    after : tuple of str
+        Ids of jobs that must end well first.
+    rerunnable : bool
+        Whether the scheduler may run the job a second time by itself.
+    """
+
+    name: str
+    commands: tuple[str, ...]
+    folder: str
+    nodes: int = 1
+    cores_per_node: int | None = None
+    gpus_per_node: int | None = None
+    memory_per_node_bytes: int | None = None
+    walltime_s: float = 3600.0
+    account: str | None = None
+    queue: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    reservation: str | None = None
+    exclusive: bool = True
+    directives: tuple[str, ...] = ()
+    worker_init: str = ""
+    modules: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    array: int | None = None
+    after: tuple[str, ...] = ()
+    rerunnable: bool = False
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """What a scheduler said of a job last.
+
+    Parameters
+    ----------
+    state : JobState
+    exit_code : int, optional
+        Of the script, where it ended by itself.
+    signal : int, optional
+        That ended it.
+    reason : str
+        Why it pends, or why it failed, in the scheduler's words.
+    hosts : tuple of str
+        Where it runs or ran.
+    """
+
+    state: JobState
+    exit_code: int | None = None
+    signal: int | None = None
+    reason: str = ""
+    hosts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of an allocation.
+
+    Parameters
+    ----------
+    host : str
+        Its name, as launchers take it.
+    cores : int
+        Cores that the allocation may use there.
+    gpus : tuple of str
+        Ids of the GPUs, as ``CUDA_VISIBLE_DEVICES`` and its kin take them.
+    memory_bytes : int, optional
+        Memory, where it is known.
+    """
+
+    host: str
+    cores: int
+    gpus: tuple[str, ...] = ()
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Nodes that this process may use now.
+
+    Parameters
+    ----------
+    provider : str
+        Name of the provider that knows it.
+    job_id : str
+        The scheduler's id; empty on a machine without one.
+    nodes : tuple of Node
+    ends_s : float, optional
+        When it ends, in seconds since 1970, where that is known.
+    """
+
+    provider: str
+    job_id: str
+    nodes: tuple[Node, ...]
+    ends_s: float | None = None
+
+
+class Provider(ABC):
+    """Talks to a scheduler. Two faces: jobs, and the allocation that we are in."""
+
+    #: What users call it in a configuration.
+    name: str
+
+    # -- jobs ------------------------------------------------------------------------
+
+    @abstractmethod
+    def script(self, job: JobSpec) -> str:
+        """Return the text of a job's script; pure.
+
+        Raises
+        ------
+        UnsupportedError
+            The scheduler cannot express something that is asked for.
+        """
+
+    @abstractmethod
+    def submit_command(self, job: JobSpec, path: str) -> list[str]:
+        """Return the argument list that submits the script at `path`; pure."""
+
+    @abstractmethod
+    def submit(self, job: JobSpec) -> str:
+        """Submit a job and return its id; blocks until the scheduler has answered.
+
+        Raises
+        ------
+        SubmitError
+            The scheduler refused it; the text holds its own words.
+        """
+
+    @abstractmethod
+    def poll(self, job_ids: Sequence[str]) -> dict[str, JobStatus]:
+        """Return the states of all these jobs, by one query of the scheduler.
+
+        Never raises for a scheduler that does not answer: jobs then keep the state that
+        they had. Blocks for the length of the query, at most the provider's time limit.
+        """
+
+    @abstractmethod
+    def cancel(self, job_ids: Sequence[str]) -> None:
+        """End jobs; those that are gone already are no error.
+
+        Raises
+        ------
+        ProviderError
+            The scheduler did not take the request.
+        """
+
+    # -- where am I ------------------------------------------------------------------
+
+    @abstractmethod
+    def allocation(self) -> Allocation | None:
+        """Return the allocation that this process is in; None outside one."""
+
+    @abstractmethod
+    def launcher(self) -> Launcher:
+        """Return the launcher that starts steps in its allocations."""
