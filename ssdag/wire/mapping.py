@@ -3,8 +3,9 @@
 
 ``mmap.mmap`` duplicates the descriptor that it is given and keeps it as long as the
 mapping (until ``trackfd=False`` of Python 3.13): a thousand arrays in use would be a
-thousand open files, which is all that many systems allow. So older Pythons map by the
-C library's own call.
+thousand open files, which is all that many systems allow. Nor can it choose an address,
+and huge pages need one that is a multiple of their size. So memory is mapped by the C
+library's own call.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import functools
 import mmap
 import os
-import sys
+import struct
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +72,8 @@ def map_file(
 #: ``madvise`` advice of Linux 6.1; see madvise(2).
 _MADV_COLLAPSE = 25
 _HUGE_BYTES = 2 << 20
+_MAP_FIXED = 0x10
+_FAILED = (1 << (8 * struct.calcsize("P"))) - 1
 
 
 def use_huge_pages(memory: memoryview, size: int) -> None:
@@ -99,23 +102,44 @@ def use_huge_pages(memory: memoryview, size: int) -> None:
 
 def _map(fd: int, size: int, shared: bool) -> Any:
     """Return an object that exports the memory and unmaps it when it is collected."""
-    access = mmap.ACCESS_WRITE if shared else mmap.ACCESS_COPY
-    if sys.version_info >= (3, 13):
-        return mmap.mmap(fd, size, access=access, trackfd=False)
     try:
         import ctypes
     except ImportError:  # a Python built without it
-        return mmap.mmap(fd, size, access=access)
+        return mmap.mmap(fd, size, access=mmap.ACCESS_WRITE if shared else mmap.ACCESS_COPY)
+    # Rounded up, so that there are few types; what is behind the file's end is not shown.
     length = 1 << max(size - 1, mmap.PAGESIZE - 1).bit_length()
-    kind = mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE
-    address = _libc().mmap(None, length, mmap.PROT_READ | mmap.PROT_WRITE, kind, fd, 0)
-    if address is None or address == ctypes.c_void_p(-1).value:
+    address = _place(fd, length, mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE)
+    if address is None:
         code = ctypes.get_errno()
         raise OSError(code, f"cannot map {size} bytes: {os.strerror(code)}")
-    # Rounded up, so that there are few types; what is behind the file's end is not shown.
     memory = _array_type(length).from_address(address)
     weakref.finalize(memory, _libc().munmap, address, length).atexit = False
     return memory
+
+
+def _place(fd: int, length: int, kind: int) -> int | None:
+    """Map a file where huge pages are possible: at a multiple of their size."""
+    libc = _libc()
+    access = mmap.PROT_READ | mmap.PROT_WRITE
+    if length < _HUGE_BYTES:
+        return _address(libc.mmap(None, length, access, kind, fd, 0))
+    wide = length + _HUGE_BYTES
+    start = _address(libc.mmap(None, wide, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0))
+    if start is None:
+        return None
+    address = -(-start // _HUGE_BYTES) * _HUGE_BYTES
+    if _address(libc.mmap(address, length, access, kind | _MAP_FIXED, fd, 0)) is None:
+        libc.munmap(start, wide)
+        return None
+    if address > start:
+        libc.munmap(start, address - start)
+    libc.munmap(address + length, start + wide - address - length)
+    return address
+
+
+def _address(answer: int | None) -> int | None:
+    """Return what ``mmap`` returned; None for its error value."""
+    return None if answer is None or answer == _FAILED else answer
 
 
 @functools.cache
