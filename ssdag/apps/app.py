@@ -182,6 +182,8 @@ def _options(kind: str, given: dict[str, Any]) -> Options:
     retry: RetryPolicy | None = as_policy(given.get("retries"))
     executors = given.get("executors")
     labels = None if executors in (None, "all") else _names("executors", executors)
+    if labels is not None and not labels:
+        raise AppDefinitionError("executors=[] names none that could run it; leave it out for any")
     return Options(
         None if labels is None else tuple(sorted(labels)),
         priority,
