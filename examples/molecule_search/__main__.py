@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import ssdag
 from ssdag.executors import LocalExecutor
@@ -27,16 +28,29 @@ if TYPE_CHECKING:
 TOO_LOW, STUCK, INTERRUPTED = 1, 2, 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, and which option was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message:
+            near = difflib.get_close_matches(
+                unknown.split()[0].partition("=")[0], self._option_string_actions, n=1
+            )
+            message = f"unknown: {unknown}" + (f"; did you mean {near[0]}?" if near else "")
+        self.exit(STUCK, f"{self.prog}: {message} (options: {self.prog} --help)\n")
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Describe the options."""
-    options = argparse.ArgumentParser(
-        prog="molecule_search",
+def parser(program: str) -> argparse.ArgumentParser:
+    """Describe the options; `program` is what the user typed."""
+    options = _Parser(
+        prog=program,
         description="Find the molecules of highest ionization energy among 1046 real ones "
         "without computing all of them: simulate some (GFN2-xTB), learn, simulate the most "
         "promising, learn again. Afterwards the rest is computed too, to see how many of the "
@@ -88,7 +102,7 @@ def _run(options: argparse.Namespace, engine: ssdag.Engine, outcome: Outcome) ->
         print("interrupted: this is what was found so far", file=sys.stderr)
         return INTERRUPTED
     except (SearchError, ssdag.SsdagError) as error:
-        print(f"molecule_search: {error}", file=sys.stderr)
+        print(f"{options.program}: {error}", file=sys.stderr)
         return STUCK
     return 0
 
@@ -99,21 +113,27 @@ def _good_enough(options: argparse.Namespace, outcome: Outcome) -> bool:
     if score is None or (score.recall >= options.min_recall and score.gain >= options.min_gain):
         return True
     print(
-        f"molecule_search: below what was asked for: recall {options.min_recall:.2f}, "
-        f"{options.min_gain:.1f} times better than random",
+        f"{options.program}: recall {score.recall:.2f}, {score.gain:.1f} times better than random: "
+        f"less than --min-recall {options.min_recall:.2f} and --min-gain {options.min_gain:.1f} "
+        "ask for; more --evaluations find more",
         file=sys.stderr,
     )
     return False
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, program: str = "molecule_search") -> int:
     """Run the search as the command line says; returns the exit code."""
-    options = parser().parse_args(argv)
+    options = parser(program).parse_args(argv, argparse.Namespace(program=program))
     out: Path = options.out
     outcome = Outcome(load_molecules()[: getattr(options, "molecules", None)])
     usage = ssdag.Utilization()
     try:
         out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"{program}: cannot make the folder {str(out)!r}: {error.strerror}; name another "
+              "with --out DIR", file=sys.stderr)  # fmt: skip
+        return STUCK
+    try:
         engine = ssdag.load(
             ssdag.Config(
                 executors=[LocalExecutor(max_workers=options.workers)],
@@ -121,8 +141,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 listeners=[usage],
             )
         )
-    except (OSError, ssdag.SsdagError) as error:
-        print(f"molecule_search: {error}", file=sys.stderr)
+    except ssdag.SsdagError as error:
+        print(f"{program}: {error}", file=sys.stderr)
         return STUCK
     print(f"{len(outcome.molecules)} molecules, {options.workers} workers, results in {out}")
     code = _run(options, engine, outcome)

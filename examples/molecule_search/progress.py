@@ -14,6 +14,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.table import Column
 
 if TYPE_CHECKING:
     from .outcome import Evaluation
@@ -38,12 +39,16 @@ class View:
         self._done: dict[str, int] = {}
         self._bars: dict[str, TaskID] = {}
         self._progress = Progress(
-            TextColumn("{task.description:8}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[best]}", markup=False),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=6)),
+            BarColumn(None, table_column=Column(ratio=1, max_width=40)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=8)),
+            TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
+            # The last to get room: on a narrow terminal the counts matter more.
+            TextColumn(
+                "{task.fields[best]}", markup=False, table_column=Column(ratio=2, no_wrap=True)
+            ),
             console=self._console,
+            expand=True,
             disable=not self._console.is_terminal,
         )
 

