@@ -31,6 +31,7 @@ from tests.contract import bodies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
     from ssdag.dataflow.engine import Engine
 
 DEADLINE_S = 30.0
