@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from ssdag.apps import staging
 from ssdag.apps.command import run_command
 from ssdag.apps.files import File
-from ssdag.apps.streams import OutputFile, parse
 from ssdag.errors import AppDefinitionError, MissingOutputError
 from ssdag.wire.context import in_worker
 from ssdag.wire.functions import dump_function, load_function, runnable
+from ssdag.wire.streams import OutputFile, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

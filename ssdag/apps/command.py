@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ssdag.apps import shell
-from ssdag.apps.pump import StderrPump
-from ssdag.apps.streams import OutputFile, StreamSpec, parse
 from ssdag.errors import CommandError, WalltimeExceededError
 from ssdag.wire import guard
 from ssdag.wire.process import Process, is_owned, spawn
+from ssdag.wire.pump import StderrPump
+from ssdag.wire.streams import OutputFile, StreamSpec, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from ssdag.apps import staging
 from ssdag.apps.files import File
-from ssdag.apps.streams import parse
 from ssdag.errors import AppDefinitionError
 from ssdag.futures import DataFuture
 from ssdag.resources import check_walltime
 from ssdag.tasks import Extras
+from ssdag.wire.streams import parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -15,10 +15,10 @@ import pytest
 
 from ssdag.apps import shell
 from ssdag.apps.command import run_command
-from ssdag.apps.streams import StreamSpec, last_lines, parse
 from ssdag.errors import CommandError, ConfigError, WalltimeExceededError
 from ssdag.wire import process as process_module
 from ssdag.wire import reaper
+from ssdag.wire.streams import StreamSpec, last_lines, parse
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from ssdag.apps.streams import TAIL_BYTES, last_lines
+from ssdag.wire.streams import TAIL_BYTES, last_lines
 
 if TYPE_CHECKING:
     from ssdag.wire.process import Process
