@@ -39,6 +39,12 @@ LOCK = threading.RLock()
 # A forked child gets the lock free, and what it guards whole, whoever held it.
 os.register_at_fork(before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=LOCK.release)
 
+
+def owns_lock() -> bool:
+    """Return True if this thread holds :data:`LOCK`, and so must wait for nobody."""
+    return bool(LOCK._is_owned())  # type: ignore[attr-defined]
+
+
 _PENDING = "PENDING"
 _RUNNING = "RUNNING"
 _CANCELLED = "CANCELLED_AND_NOTIFIED"

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from ssdag.executors.base import Sink
     from ssdag.tasks import AppFuture, Task
 
+#: The hub's thread may be busy with somebody's callback: a cancel then works later.
+_CANCEL_WAIT_S = 0.5
+
 
 class LocalExecutor(Executor):
     """Runs tasks in processes on this machine.
@@ -113,11 +116,15 @@ class LocalExecutor(Executor):
         return task.future
 
     def cancel(self, task: Task) -> bool:
-        """Take the task back, or kill the worker that runs it."""
+        """Take the task back, or kill the worker that runs it.
+
+        Once this has returned, a body that had not begun will not begin any more. It
+        waits for the hub's thread for that, usually some 100 µs.
+        """
         hub = self._hub
         if hub is None or not hub.is_alive():
             return False
-        hub.call(lambda: revoking.cancel(hub, task))
+        hub.call_and_wait(lambda: revoking.cancel(hub, task), _CANCEL_WAIT_S)
         return True
 
     def shutdown(self) -> None:

@@ -15,7 +15,7 @@ from ssdag.executors.base import ReadyQueue
 from ssdag.executors.local import answers, dispatch, losses, revoking
 from ssdag.executors.local.link import Link
 from ssdag.executors.local.wake import Wake
-from ssdag.futures import LOCK, WAIT_GUARD
+from ssdag.futures import LOCK, WAIT_GUARD, owns_lock
 from ssdag.states import TaskState
 from ssdag.tasks import AppFuture
 from ssdag.wire.functions import FunctionTable
@@ -109,6 +109,29 @@ class Hub(threading.Thread):
         """Have a function called by the hub's thread."""
         self._calls.append(function)
         self._wake.set()
+
+    def call_and_wait(self, function: Callable[[], None], limit_s: float) -> None:
+        """Have a function called by the hub's thread, and wait for that if it is safe.
+
+        Parameters
+        ----------
+        function : callable
+        limit_s : float
+            Seconds to wait at most.
+        """
+        if threading.current_thread() is self:
+            function()
+            return
+        done = threading.Event()
+
+        def both() -> None:
+            function()
+            done.set()
+
+        self.call(both)
+        # A finalizer may run while its thread holds the lock that our thread needs.
+        if not owns_lock():
+            done.wait(limit_s)
 
     def stop(self) -> None:
         """End the thread and all workers; blocks until they are gone."""

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ssdag.errors import WorkerLostError
+from ssdag.states import TaskState
 from ssdag.tasks import Outcome
 
 if TYPE_CHECKING:
@@ -46,9 +47,15 @@ def lost(hub: Hub, link: Link) -> None:
             again.append(task)
             continue
         hub.timed -= task.options.walltime_s is not None
-        error = _loss(link, task, _exit_text(exit_code, by_itself), exit_code, number <= finished)
         begin = counters[0] / 1e9 if number == started else 0.0
-        outcomes.append(Outcome(task, error=error, started=begin, ended=time.monotonic()))
+        if any(item.task is task and item.error is None for item in link.dooms):
+            outcome = Outcome(task, state=TaskState.CANCELLED, started=begin)
+        else:
+            how = _exit_text(exit_code, by_itself)
+            error = _loss(link, task, how, exit_code, number <= finished)
+            outcome = Outcome(task, error=error, started=begin)
+        outcome.ended = time.monotonic()
+        outcomes.append(outcome)
     link.fifo.clear()
     hub.requeue(again)
     if outcomes:
@@ -88,7 +95,8 @@ def _bad_start(hub: Hub, exit_code: int | None, by_itself: bool) -> None:
 
 def _loss(link: Link, task: Task, how: str, exit_code: int | None, ended: bool) -> BaseException:
     for item in link.dooms:
-        if item.task is task and item.error is not None:
+        if item.task is task:
+            assert item.error is not None  # else it was cancelled
             return item.error
     what = "died after the task, before its result was sent" if ended else "died under it"
     return WorkerLostError(
