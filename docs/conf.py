@@ -32,4 +32,6 @@ autodoc_class_signature = "mixed"
 python_use_unqualified_type_names = True
 
 html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["wide.css"]
 html_title = f"ssdag {version}"
