@@ -30,9 +30,10 @@ class Config:
     retries : int or RetryPolicy, optional
         How often a failed task is tried again, for apps that do not say it themselves.
     retry_handler : callable, optional
-        ``handler(error, task) -> float``: what a failure costs of the budget.
+        ``handler(error, task) -> float``: what a failure costs of the budget;
+        ``math.inf`` gives up.
     retry_backoff_s : float, optional
-        Seconds before the first retry; each further delay doubles.
+        Seconds before the first retry; each further delay doubles, up to a minute.
     checkpoint : path, optional
         An SQLite file where results of apps with ``cache=True`` outlive the run.
     max_pending : int, optional

@@ -14,7 +14,7 @@
     ├── UnsupportedError                     an executor cannot honour an option
     ├── TaskError                            what ends a task without its body's own exception
     │   ├── DependencyError                  a parent failed: root cause and path of task ids
-    │   ├── WalltimeExceededError            the task outlived its walltime and was killed
+    │   ├── WalltimeExceededError (TimeoutError)  it outlived its walltime and was killed
     │   ├── WorkerLostError    (transient)   the worker process died under the task
     │   ├── SerializationError               an argument, result or function cannot be sent
     │   ├── CommandError                     a command ended with a non-zero exit code

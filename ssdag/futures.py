@@ -292,7 +292,9 @@ class DataFuture(Future[T]):
     """A future of data: a tensor that somebody will put, or a file that a task will write.
 
     As an argument of an app it makes the task wait for the data; the value itself is
-    fetched where the task runs. ``result()`` fetches it here.
+    fetched where the task runs. ``result()`` fetches it here. It waits for ever for a
+    tensor that nobody puts: limit it by ``result(timeout)``, :meth:`cancel` it, or give
+    the task that takes it the writer's future as ``after=``.
 
     Attributes
     ----------

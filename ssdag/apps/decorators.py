@@ -58,7 +58,8 @@ def python_app(func: Any = None, /, **options: Any) -> Any:
     priority : int, optional
         Higher runs sooner; the default is 0.
     after : list of futures, optional
-        Must end well before any task of the app begins.
+        Must end well before any task of the app begins. A call takes ``after=`` too,
+        for itself alone.
 
     Returns
     -------
@@ -70,7 +71,8 @@ def python_app(func: Any = None, /, **options: Any) -> Any:
     The parameters ``outputs``, ``stdout``, ``stderr``, ``walltime`` and ``label`` of a call
     (or of the function's signature) have a meaning of their own, as in Parsl: files that
     must exist at the end, where output goes, seconds until the task is killed, and a
-    name. ``inputs`` is an ordinary parameter: futures in it are waited for.
+    name. ``inputs`` is an ordinary parameter: futures in it are waited for. A body that
+    itself has a parameter ``after`` keeps it.
 
     Raises
     ------

@@ -35,6 +35,11 @@ def critical_path(graph: networkx.DiGraph) -> list[Any]:
     ------
     CycleError
         The graph has a cycle.
+
+    Examples
+    --------
+    >>> ssdag.critical_path(engine.graph())
+    [0, 7, 12]
     """
     spans: dict[Any, tuple[float, float] | None] = {}
     for node, data in graph.nodes(data=True):

@@ -14,7 +14,6 @@ from ssdag.dataflow.engine import Engine
 from ssdag.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _log = logging.getLogger("ssdag")
 _lock = threading.Lock()
@@ -24,7 +23,7 @@ _engines: list[Engine] = []
 _default_config: Config | None = None
 
 
-def load(config: Config | Mapping[str, object] | str | os.PathLike[str] | None = None) -> Engine:
+def load(config: Config | str | os.PathLike[str] | None = None) -> Engine:
     """Start an engine and make it the current one.
 
     Parameters
@@ -42,6 +41,8 @@ def load(config: Config | Mapping[str, object] | str | os.PathLike[str] | None =
     ------
     ConfigError
         The configuration is wrong.
+    CheckpointError
+        The checkpoint file cannot be used.
     NestedCallError
         Inside a worker process.
 

