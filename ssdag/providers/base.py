@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    import os
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ssdag.launchers.base import Launcher
+    from ssdag.providers.options import BlockOptions
     from ssdag.states import JobState
 
 
@@ -79,7 +81,7 @@ class JobSpec:
     directives: tuple[str, ...] = ()
     worker_init: str = ""
     modules: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)  # may hold secrets
     array: int | None = None
     after: tuple[str, ...] = ()
     rerunnable: bool = False
@@ -157,8 +159,24 @@ class Provider(ABC):
 
     #: What users call it in a configuration.
     name: str
+    #: How big its blocks are, how many there may be, and where.
+    options: BlockOptions
 
     # -- jobs ------------------------------------------------------------------------
+
+    def job(self, name: str, commands: Iterable[str], folder: str | os.PathLike[str]) -> JobSpec:
+        """Return the specification of a job of one block, from the options; pure.
+
+        Parameters
+        ----------
+        name : str
+            The job's name; unique in its folder, since its files are called after it.
+        commands : iterable of str
+            Lines of shell text that run on its first node.
+        folder : path
+            An existing folder that the nodes see too.
+        """
+        return self.options.job(name, commands, folder)
 
     @abstractmethod
     def script(self, job: JobSpec) -> str:

@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What all batch schedulers share; a scheduler is what :class:`BatchProvider` leaves open.
+
+To add one, write a subclass with
+
+* tables: ``mark`` of directive lines, ``id_pattern`` of the answer to a submission,
+  ``states`` with every word that the scheduler has for a state;
+* pure functions: :meth:`~BatchProvider.directives`, :meth:`~BatchProvider.submit_command`,
+  :meth:`~BatchProvider.status_command`, :meth:`~BatchProvider.parse`,
+  :meth:`~BatchProvider.cancel_command`;
+* :meth:`~BatchProvider.allocation` and :meth:`~BatchProvider.launcher`;
+* where needed :meth:`~BatchProvider.resolve`, a second source for jobs that the first does
+  not name (accounting), and :meth:`~BatchProvider.member_id`, for arrays.
+
+The life of a job: ``submit`` writes the script (mode 0700) into the job's folder, runs the
+submit command and finds the id in its answer. ``poll`` asks for all jobs that are not over
+by one status command and hands its answer to ``parse``. Jobs that it does not name go to
+``resolve``; what that does not know either is looked for in the file with the exit code
+that every script writes; then the job is UNKNOWN and, after ``lost_after_s``, FAILED.
+An answer that ``parse`` refuses changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+from ssdag.errors import ConfigError, ProviderError, SubmitError, UnsupportedError
+from ssdag.providers import script as scripts
+from ssdag.providers.base import JobSpec, JobStatus, Provider
+from ssdag.providers.commands import Answer, LocalRunner, Runner
+from ssdag.providers.options import BlockOptions
+from ssdag.providers.records import JobTable, combine, ended
+from ssdag.states import JobState
+
+if TYPE_CHECKING:
+    import re
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from ssdag.launchers.base import Launcher
+
+_log = logging.getLogger("ssdag")
+
+
+# What a parser stumbles over in an answer that is not what it should be.
+_GARBLED = (ValueError, LookupError, TypeError, AttributeError)
+
+
+class QueryError(Exception):
+    """What :meth:`BatchProvider.parse` raises for an answer that says nothing about jobs."""
+
+
+class BatchProvider(Provider):
+    """A scheduler that is reached by commands. Threads may share it.
+
+    Parameters
+    ----------
+    runner : Runner, optional
+        Where commands run; by default on this machine.
+    launcher : Launcher, optional
+        What starts steps in allocations, instead of the scheduler's own.
+    timeout_s : float
+        Longest time that one command may take. It must exceed the time for which the
+        scheduler's commands wait for a server that is down.
+    lost_after_s : float
+        So long after the scheduler first did not know it any more, a job whose end is
+        told nowhere counts as failed.
+    **options
+        Fields of :class:`~ssdag.providers.options.BlockOptions`.
+
+    Raises
+    ------
+    ConfigError
+        An option is unknown or has a wrong value.
+    """
+
+    #: What stands in front of directives, such as "#SBATCH".
+    mark: ClassVar[str]
+    #: Finds the id in the answer to a submission, as its group "id".
+    id_pattern: ClassVar[re.Pattern[str]]
+    #: Every word that the scheduler has for a state.
+    states: ClassVar[Mapping[str, JobState]]
+    #: The scheduler's own names of options.
+    aliases: ClassVar[Mapping[str, str]] = {}
+    #: Shell text of the job's id as ``poll`` knows it, and that of an array's task.
+    own_id: ClassVar[str]
+    own_member_id: ClassVar[str] = ""
+    #: Shell text of an array task's index, from 0; empty where there are no arrays.
+    own_index: ClassVar[str] = ""
+    #: Whether scripts send their output into the job's files themselves.
+    redirect: ClassVar[bool] = False
+    #: Whether the scheduler says of a cancelled job that it was cancelled.
+    cancel_is_told: ClassVar[bool] = False
+    #: Words of a cancel command that fails because the jobs are gone already.
+    gone_pattern: ClassVar[re.Pattern[str]]
+    #: Words of a submission that fails because the scheduler cannot be reached.
+    unreachable_pattern: ClassVar[re.Pattern[str]]
+    #: Most ids that one status command takes.
+    ids_per_query: ClassVar[int] = 2000
+
+    def __init__(
+        self,
+        *,
+        runner: Runner | None = None,
+        launcher: Launcher | None = None,
+        timeout_s: float = 60.0,
+        lost_after_s: float = 120.0,
+        **options: object,
+    ) -> None:
+        for name, value in (("timeout_s", timeout_s), ("lost_after_s", lost_after_s)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+                raise ConfigError(f"{self.name}: {name}={value!r}: seconds above 0 are needed")
+        self.options = BlockOptions.of(self.name, options, self.aliases)
+        self.runner = runner or LocalRunner()
+        self.timeout_s = float(timeout_s)
+        self._launcher = launcher
+        self._jobs = JobTable(float(lost_after_s), self.cancel_is_told)
+        self._arrays: dict[str, tuple[str, ...]] = {}
+        self._query_lock = threading.Lock()
+        self._warned: set[str] = set()
+        #: Why the last query failed; empty if it did not.
+        self.trouble = ""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.options})"
+
+    # -- what a scheduler fills in ---------------------------------------------------
+
+    @abstractmethod
+    def directives(self, job: JobSpec) -> list[str]:
+        """Return the texts of all directives, without the mark; the user's own come after."""
+
+    @abstractmethod
+    def status_command(self, job_ids: Sequence[str]) -> list[str]:
+        """Return the one command that asks for all these jobs (and array tasks)."""
+
+    @abstractmethod
+    def parse(self, answer: Answer, job_ids: Sequence[str]) -> dict[str, JobStatus]:
+        """Return what an answer to the status command says; pure but for warnings.
+
+        Jobs that nobody asked for may be in it. Use :meth:`state_of` for the words and
+        :func:`ssdag.providers.records.ended` for jobs that are over.
+
+        Raises
+        ------
+        QueryError
+            It says nothing that can be trusted: the command failed, or was cut short.
+            What parsers raise over a text that is not as it should be (ValueError,
+            KeyError and their kin) counts as this.
+        """
+
+    @abstractmethod
+    def cancel_command(self, job_ids: Sequence[str]) -> list[str]:
+        """Return the command that ends these jobs."""
+
+    def resolve(self, job_ids: Sequence[str]) -> dict[str, JobStatus]:
+        """Ask a second source for jobs that the status command no longer names.
+
+        It may run commands of its own through ``self.runner``. It returns what it knows.
+
+        Raises
+        ------
+        QueryError
+            The source did not answer; the jobs then stay as they are.
+        """
+        return {}
+
+    def member_id(self, job_id: str, index: int) -> str:
+        """Return the id of an array's task, `index` from 0, as the status command has it."""
+        raise UnsupportedError(f"{self.name}: no job arrays")
+
+    # -- jobs ------------------------------------------------------------------------
+
+    def script(self, job: JobSpec) -> str:
+        """See :meth:`Provider.script`."""
+        texts = [*self.directives(job), *(self._bare(text) for text in job.directives)]
+        return scripts.build(
+            job,
+            [f"{self.mark} {scripts.one_line('a directive', text)}" for text in texts],
+            own_id=self.own_id if job.array is None else self.own_member_id,
+            index=self.own_index,
+            redirect=self.redirect,
+        )
+
+    def _bare(self, text: str) -> str:
+        text = text.strip()
+        return text[len(self.mark) :].lstrip() if text.startswith(self.mark) else text
+
+    def script_path(self, job: JobSpec) -> str:
+        """Return where the script of a job is written."""
+        return f"{scripts.base_path(job)}.sh"
+
+    def submit(self, job: JobSpec) -> str:
+        """See :meth:`Provider.submit`."""
+        path = self.script_path(job)
+        self.runner.write(path, self.script(job), self.timeout_s)
+        answer = self.runner.run(self.submit_command(job, path), self.timeout_s)
+        match = self.id_pattern.search(answer.stdout) if answer.exit_code == 0 else None
+        if match is None:
+            raise self._submit_error(job, answer)
+        job_id = match["id"]
+        self._jobs.add(job_id, job)
+        if job.array is not None:
+            members = tuple(self.member_id(job_id, index) for index in range(job.array))
+            for member in members:
+                self._jobs.add(member, job)
+            self._arrays[job_id] = members
+        return job_id
+
+    def _submit_error(self, job: JobSpec, answer: Answer) -> SubmitError:
+        if answer.exit_code is None:
+            advice = "; whether the job was taken is not known"
+        elif answer.exit_code == 0:
+            advice = f"; no job id was found in its answer {answer.stdout[-500:]!r}"
+        else:
+            advice = ""
+        error = SubmitError(
+            f"{self.name} did not take job {job.name!r}: {answer.summary}{advice}",
+            command=answer.argv,
+            exit_code=answer.exit_code,
+            stderr_tail=answer.words,
+        )
+        # Only where it is certain that no job exists, trying again cannot make two.
+        error.transient = answer.exit_code not in (None, 0) and bool(
+            self.unreachable_pattern.search(answer.stdout + answer.stderr)
+        )
+        return error
+
+    def members(self, job_id: str) -> tuple[str, ...]:
+        """Return the ids of an array's tasks, which ``poll`` and ``cancel`` take too.
+
+        Empty for a job that is no array, or that was not submitted by this object.
+        """
+        return self._arrays.get(job_id, ())
+
+    def poll(self, job_ids: Sequence[str]) -> dict[str, JobStatus]:
+        """See :meth:`Provider.poll`."""
+        single = [one for job_id in job_ids for one in self._arrays.get(job_id, (job_id,))]
+        with self._query_lock:  # who waits here need not ask for what the other has learnt
+            asked = [one for one in dict.fromkeys(single) if not self._is_over(one)]
+            for start in range(0, len(asked), self.ids_per_query):
+                self._query(asked[start : start + self.ids_per_query])
+        return {job_id: self._known(job_id) for job_id in job_ids}
+
+    def _is_over(self, job_id: str) -> bool:
+        return self._jobs.status(job_id).state.final
+
+    def _known(self, job_id: str) -> JobStatus:
+        members = self._arrays.get(job_id)
+        if members is None:
+            return self._jobs.status(job_id)
+        return combine([self._jobs.status(member) for member in members])
+
+    def _query(self, asked: list[str]) -> None:
+        answer = self.runner.run(self.status_command(asked), self.timeout_s)
+        try:
+            if answer.exit_code is None:
+                raise QueryError(answer.summary)
+            found = self.parse(answer, asked)
+            for job_id in asked:
+                if job_id in found:
+                    self._jobs.learn(job_id, found[job_id])
+            if missing := [job_id for job_id in asked if job_id not in found]:
+                self._ask_further(missing)
+        except (QueryError, *_GARBLED) as error:
+            text = str(error) if isinstance(error, QueryError) else f"{error!r}: {answer.summary}"
+            if not self.trouble:
+                _log.warning("%s does not say how jobs are, asking on: %s", self.name, text)
+            self.trouble = text
+            return
+        if self.trouble:
+            _log.warning("%s answers again", self.name)
+            self.trouble = ""
+
+    def _ask_further(self, missing: list[str]) -> None:
+        found = self.resolve(missing)
+        for job_id in missing:
+            status = found.get(job_id) or self._from_file(job_id)
+            if status is None:
+                self._jobs.miss(job_id)
+            else:
+                self._jobs.learn(job_id, status)
+
+    def _from_file(self, job_id: str) -> JobStatus | None:
+        job = self._jobs.spec(job_id)
+        if job is None:
+            return None
+        text = self.runner.read(scripts.exit_path(job, job_id), self.timeout_s)
+        return ended(int(text)) if text is not None and text.strip().isdigit() else None
+
+    def state_of(self, word: str) -> JobState:
+        """Return what a word of the scheduler means; UNKNOWN, with one warning, if nobody knows."""
+        state = self.states.get(word)
+        if state is None:
+            if word not in self._warned:
+                self._warned.add(word)
+                _log.warning("%s: %r is a state that no table has", self.name, word)
+            return JobState.UNKNOWN
+        return state
+
+    def cancel(self, job_ids: Sequence[str]) -> None:
+        """See :meth:`Provider.cancel`."""
+        open_ids = [job_id for job_id in job_ids if not self._known(job_id).state.final]
+        if not open_ids:
+            return
+        answer = self.runner.run(self.cancel_command(open_ids), self.timeout_s)
+        if answer.exit_code != 0 and not self.is_only_gone(answer):
+            raise ProviderError(
+                f"{self.name} did not cancel {', '.join(open_ids)}: {answer.summary}",
+                command=answer.argv,
+                exit_code=answer.exit_code,
+                stderr_tail=answer.words,
+            )
+        self._jobs.mark_cancelled(
+            one for job_id in open_ids for one in self._arrays.get(job_id, (job_id,))
+        )
+
+    def is_only_gone(self, answer: Answer) -> bool:
+        """Say whether a failed cancel command only found that jobs have ended before."""
+        lines = [line for line in (answer.stderr or answer.stdout).splitlines() if line.strip()]
+        return (
+            answer.exit_code is not None
+            and bool(lines)
+            and all(self.gone_pattern.search(line) for line in lines)
+        )
+
+    def forget(self, job_ids: Iterable[str]) -> None:
+        """Remember jobs that are over no longer; for drivers that run for very long."""
+        for job_id in job_ids:
+            self._jobs.forget(self._arrays.pop(job_id, ()))
+            self._jobs.forget((job_id,))
