@@ -7,13 +7,10 @@ import atexit
 import logging
 import os
 import threading
-from typing import TYPE_CHECKING
 
 from ssdag.config import Config
 from ssdag.dataflow.engine import Engine
 from ssdag.errors import ConfigError
-
-if TYPE_CHECKING:
 
 _log = logging.getLogger("ssdag")
 _lock = threading.Lock()
