@@ -52,13 +52,8 @@ def read(
         ran += 1
         total_ns += ended_ns - started_ns
         error: BaseException | None = None
-        if code == PICKLED:
-            value, error = _load(link, value, entries, buffers)
-        elif code == ERROR:
-            error = load_error(value)
-            value = None
-        else:
-            assert code == PLAIN
+        if code != PLAIN:
+            value, error = hub.unpack(link, code, value, entries, buffers)
         if task is not None:
             if task.options.walltime_s is not None:
                 hub.timed -= 1
@@ -77,10 +72,13 @@ def read(
     return outcomes
 
 
-def _load(
-    link: Link, payload: bytes, entries: list[Any] | None, buffers: Iterator[Any]
+def load(
+    link: Link, code: int, payload: bytes, entries: list[Any] | None, buffers: Iterator[Any]
 ) -> tuple[Any, BaseException | None]:
-    """Return the value of a result; one with segments stays as it came."""
+    """Return the value of a result, or its error; a value with segments stays as it came."""
+    if code == ERROR:
+        return None, load_error(payload)
+    assert code == PICKLED
     try:
         if not entries:
             return loads(payload), None

@@ -70,7 +70,7 @@ def _give(hub: Hub, link: Link, limit: int) -> None:
                 arguments: Any = args
                 entries = None
             else:
-                arguments, entries = _pack(hub, link, packer, task, args, kwargs)
+                arguments, entries = hub.pack(link, packer, task, args, kwargs)
         except SerializationError as error:
             error.task_id = task.task_id
             failed.append(Outcome(task, error=error))
@@ -104,7 +104,7 @@ def _give(hub: Hub, link: Link, limit: int) -> None:
         hub.show_running(link)
 
 
-def _pack(
+def pack(
     hub: Hub,
     link: Link,
     packer: Packer,
@@ -124,13 +124,18 @@ def _pack(
         ) from error
     finally:
         LEASES.taken = None
+    return payload, lease(hub, link, entries, taken)
+
+
+def lease(hub: Hub, link: Link, entries: list[Any] | None, taken: list[Handle]) -> Any:
+    """Note which segments a worker will hold for a task; return what to tell it of them."""
     if entries:
         taken += [hub.own_handle(*entry) for entry in entries if entry != -1]
     if not taken:
-        return payload, entries
+        return entries
     for handle in taken:
         link.leases.setdefault(handle.path, []).append(handle)
-    return payload, (entries or [], [handle.path for handle in taken])
+    return entries or [], [handle.path for handle in taken]
 
 
 def _send(

@@ -10,22 +10,22 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from ssdag.errors import WorkerLostError, WouldDeadlockError
+from ssdag.errors import WorkerLostError
 from ssdag.executors.base import ReadyQueue
 from ssdag.executors.local import answers, dispatch, losses, revoking
 from ssdag.executors.local.link import Link
 from ssdag.executors.local.wake import Wake
-from ssdag.futures import LOCK, WAIT_GUARD, owns_lock
+from ssdag.executors.waiting import refuse_waits
+from ssdag.futures import LOCK, owns_lock
 from ssdag.states import TaskState
-from ssdag.tasks import AppFuture
 from ssdag.wire.functions import FunctionTable
 from ssdag.wire.shared import Handle, Lent, SegmentPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from ssdag.executors.base import Sink
-    from ssdag.futures import Future
+    from ssdag.executors.local.messages import Packer
     from ssdag.tasks import Outcome, Task
 
 _log = logging.getLogger("ssdag.executors")
@@ -69,7 +69,7 @@ class Hub(threading.Thread):
         self.pool = SegmentPool(folder, "hub")
         self.links: list[Link] = []
         self._folder = folder
-        self._env = env
+        self.env = env
         self._cwd = _current_folder()
         self._wake = Wake()
         self._poll = select.epoll()
@@ -146,7 +146,7 @@ class Hub(threading.Thread):
 
     def run(self) -> None:
         """Serve until :meth:`stop`."""
-        WAIT_GUARD.before_wait = self._refuse_to_wait
+        refuse_waits(self.sink)
         error = WorkerLostError(f"executor {self.label!r} was shut down")
         try:
             while not self._closing:
@@ -161,7 +161,7 @@ class Hub(threading.Thread):
 
     def _turn(self) -> None:
         dispatch.feed(self)
-        timeout = revoking.tick(self)
+        timeout = self.tick()
         self._hungry = self._has_room()
         if (self._hungry and len(self.queue)) or self._calls:
             timeout = 0.0
@@ -191,9 +191,7 @@ class Hub(threading.Thread):
         """Start a worker; None if the machine refuses."""
         self._spawned += 1
         try:
-            link = Link(
-                f"w{self._spawned}", self._folder, self.threshold, self._env, self._cwd, self.lent
-            )
+            link = self.start_link(f"w{self._spawned}", self.env)
         except OSError as error:
             if self.links:
                 _log.warning("cannot start another worker: %s", error)
@@ -210,6 +208,33 @@ class Hub(threading.Thread):
             self._by_fd[fd] = link
             self._poll.register(fd, select.EPOLLIN)
         return link
+
+    # -- what a hub beneath another one does in its own way ----------------------------
+
+    def tick(self) -> float | None:
+        """Do what is due; return seconds until the next time, or None."""
+        return revoking.tick(self)
+
+    def start_link(self, name: str, env: Mapping[str, str]) -> Link:
+        """Start a worker with additions to its environment; raises OSError."""
+        return Link(name, self._folder, self.threshold, env, self._cwd, self.lent)
+
+    def pack(
+        self,
+        link: Link,
+        packer: Packer,
+        task: Task,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+    ) -> tuple[bytes, Any]:
+        """Return the pickle of a task's arguments and where its buffers are."""
+        return dispatch.pack(self, link, packer, task, args, kwargs)
+
+    def unpack(
+        self, link: Link, code: int, value: Any, entries: Any, buffers: Iterator[Any]
+    ) -> tuple[Any, BaseException | None]:
+        """Return the value or the error of a result that is not plain."""
+        return answers.load(link, code, value, entries, buffers)
 
     def own_handle(self, path: str, size: int) -> Handle:
         """Return a hold on a segment of our own pool, for a worker that reads it."""
@@ -288,15 +313,6 @@ class Hub(threading.Thread):
             self._writing.discard(fd)
             self._poll.unregister(fd)
         self.links.remove(link)
-
-    def _refuse_to_wait(self, future: Future[Any]) -> Callable[[], None]:
-        """Raise where a done callback, which this thread runs, waits for another task."""
-        if isinstance(future, AppFuture) and id(future._task.engine) == id(self.sink):
-            raise WouldDeadlockError(
-                f"result() of task {future.task_id} in a done callback would wait for ever: the "
-                "thread that calls it brings the results. Pass the future to another app instead"
-            )
-        return lambda: None
 
     # -- the end ---------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from ssdag.wire.shared import LEASES
 
 if TYPE_CHECKING:
     import pickle
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from ssdag.wire.shared import SegmentPool
 
@@ -89,6 +89,22 @@ class Packer:
             return payload, None
         self._entries = []
         return payload, entries
+
+    def pack_again(self, payload: bytes, buffers: Iterable[Any]) -> list[Any] | None:
+        """Take a pickle of somebody else's with its buffers; return where these are."""
+        self._mark = len(self.buffers)
+        self.nbytes += len(payload)
+        for buffer in buffers:
+            raw = memoryview(buffer)
+            self.nbytes += raw.nbytes
+            path = self.pool.store(raw) if raw.nbytes >= self._threshold else None
+            if path is None:
+                self._entries.append(-1)
+                self.buffers.append(raw)
+            else:
+                self._entries.append((path, raw.nbytes))
+        entries, self._entries = self._entries, []
+        return entries or None
 
     def take_buffers(self) -> list[memoryview]:
         """Return the buffers collected since the last call, and forget them."""
