@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import concurrent.futures as cf
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import ssdag.arguments as arguments
 from ssdag.errors import SsdagError
-from ssdag.monitoring.progress import watch
+from ssdag.monitoring.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 FIRST_COMPLETED = cf.FIRST_COMPLETED
 FIRST_EXCEPTION = cf.FIRST_EXCEPTION
@@ -64,8 +65,10 @@ def gather(
     found, _, _ = arguments.find((structure,), None)
     if not found and structure is not futures and structure:
         raise SsdagError(f"gather() found no futures in a {type(futures).__name__}")
-    watched = watch(found, description) if progress else None
+    watched = Progress(found, description) if progress else None
     try:
+        if watched is not None:
+            watched.start()
         when = ALL_COMPLETED if return_exceptions else FIRST_EXCEPTION
         done, waiting = cf.wait(found, timeout, when)
     finally:
@@ -121,8 +124,18 @@ def wait(
     tuple of two sets
         Those that are done, and the others.
     """
-    done, waiting = cf.wait(futures, timeout, return_when)
+    done, waiting = cf.wait(_listed("wait", futures), timeout, return_when)
     return done, waiting
+
+
+def _listed(name: str, futures: Any) -> list[cf.Future[Any]]:
+    if not isinstance(futures, Iterable):
+        raise SsdagError(f"{name}() takes a list of futures, not a {type(futures).__name__}")
+    found = list(futures)
+    for item in found:
+        if not isinstance(item, cf.Future):
+            raise SsdagError(f"{name}() takes a list of futures, not of {type(item).__name__}")
+    return found
 
 
 def as_completed(
@@ -149,10 +162,19 @@ def as_completed(
     ------
     TimeoutError
         The time is over.
+    SsdagError
+        There is something else than futures among them.
     """
-    futures = list(futures)
-    watched = watch(futures, description) if progress else None
+    return _completed(_listed("as_completed", futures), timeout, description if progress else None)
+
+
+def _completed(
+    futures: list[cf.Future[Any]], timeout: float | None, description: str | None
+) -> Iterator[Any]:
+    watched = None if description is None else Progress(futures, description)
     try:
+        if watched is not None:
+            watched.start()
         yield from cf.as_completed(futures, timeout)
     finally:
         if watched is not None:

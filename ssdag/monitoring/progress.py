@@ -18,7 +18,7 @@ _DRAW_S = 0.1
 
 
 class Progress:
-    """Counts futures as they end and shows it on stderr; see :func:`watch`.
+    """Counts futures as they end and shows it on stderr, from :meth:`start` to :meth:`close`.
 
     Parameters
     ----------
@@ -41,6 +41,9 @@ class Progress:
         self._thread = threading.Thread(target=self._show, name="ssdag-progress", daemon=True)
         for future in futures:
             future.add_done_callback(self._count)
+
+    def start(self) -> None:
+        """Begin to show it; apart from making it, so that Ctrl-C here leaves it to close."""
         self._thread.start()
 
     def _count(self, future: Future[Any]) -> None:
@@ -59,7 +62,8 @@ class Progress:
             self._closed = True
             self._done, self._failed = len(ended), failed
         self._stop.set()
-        self._thread.join(5.0)
+        if self._thread.ident is not None:
+            self._thread.join(5.0)
 
     def _show(self) -> None:
         if sys.stderr.isatty():
@@ -108,8 +112,3 @@ class Progress:
 
 def _failed(future: Future[Any]) -> bool:
     return future.cancelled() or future.exception() is not None
-
-
-def watch(futures: Sequence[Future[Any]], description: str = "tasks") -> Progress:
-    """Begin to show the progress of futures; ``close()`` what is returned."""
-    return Progress(futures, description)
