@@ -16,7 +16,7 @@ from ssdag import Config, Event, Listener, TaskState, Utilization, join_app, pyt
 from ssdag.executors import ThreadExecutor
 from ssdag.futures import Future
 from ssdag.monitoring.listeners import Bus
-from ssdag.monitoring.progress import watch
+from ssdag.monitoring.progress import Progress
 from tests.contract import bodies
 
 if TYPE_CHECKING:
@@ -383,6 +383,13 @@ def ended(good: int, bad: int = 0) -> list[Future[int]]:
     return futures
 
 
+def watch(futures: Sequence[Future[Any]], description: str = "tasks") -> Progress:
+    """Begin to show the progress of futures."""
+    progress = Progress(futures, description)
+    progress.start()
+    return progress
+
+
 def test_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     watch(ended(3), "molecules").close()
     watch([*ended(3, 2), Future()]).close()
@@ -441,3 +448,4 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "2 failed" in last
     assert "\x1b[?25h" in screen.getvalue(), "the cursor is back"
     assert not progress._thread.is_alive()
+    Progress([Future()], "never started").close()
