@@ -65,7 +65,7 @@ class Measures:
         """The measures that make sense for this backend, in the order to run them."""
         arrays = ["array_1mb", "array_10mb", "array_64mb"] if self.backend.processes else []
         graph = ["chain", "fan", "layered"] if self.backend.graph else []
-        return ["noop", "latency", *graph, *arrays, "busy_1ms", "busy_10ms"]
+        return ["noop", "map", "latency", *graph, *arrays, "busy_1ms", "busy_10ms"]
 
     def run(self, name: str) -> Figures:
         """Take the measure `name`; raises what the backend raises."""
@@ -100,6 +100,17 @@ class Measures:
         cpu = tree.cpu_s() - cpu
         self.rate = n / elapsed
         return {"n": n, "tasks_per_s": n / elapsed, "cpu_us": cpu / n * 1e6}
+
+    def map(self) -> Figures:
+        """No-ops over a list, by the backend's own call for that, in one piece."""
+        items = range(_clamp(2 * self.rate * self.budget_s, 200, 400_000))
+        want = len(items) * (len(items) - 1) // 2
+
+        def run() -> None:
+            if sum(self.backend.map(identity, items)) != want:
+                raise AssertionError("wrong results")
+
+        return {"n": len(items), "tasks_per_s": len(items) / _timed(run)}
 
     def latency(self) -> Figures:
         """One task after the other, each result awaited before the next submit."""

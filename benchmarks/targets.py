@@ -46,7 +46,8 @@ def _peers(
 #: Processes: ours is the backend "ssdag".
 PROCESS_ROWS = (
     Row("noop.tasks_per_s", "no-op tasks", "1/s", True, 100_000,
-        _peers(75, 50, 150, 8, loky=10, joblib=0.4)),
+        _peers(75, 50, 150, 8, loky=10)),
+    Row("map.tasks_per_s", "no-op tasks by map", "1/s", True, None, {"joblib": 0.4}),
     Row("noop.cpu_us", "CPU per task, all processes", "µs", False, 10,
         {"htex": 75, "ray": 60, "processpool": 8}),
     Row("latency.p50_us", "one task, p50", "µs", False, 200, _peers(7, 7, 50, 1)),

@@ -29,11 +29,17 @@ class _OurBackend(Backend):
     def stop(self) -> None:
         self._engine.close()
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Any:
+    def _app(self, fn: Callable[..., Any]) -> Any:
         app = self._apps.get(fn)
         if app is None:
             app = self._apps[fn] = self._ssdag.python_app(fn)
-        return app(*args)
+        return app
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Any:
+        return self._app(fn)(*args)
+
+    def map(self, fn: Callable[..., Any], arguments: Sequence[Any]) -> list[Any]:
+        return self.gather(self._app(fn).map(arguments))
 
     def gather(self, futures: Sequence[Any]) -> list[Any]:
         return [f.result() for f in futures]

@@ -161,7 +161,10 @@ class App(Generic[R]):
         --------
         >>> squares = square.map(range(100))  # doctest: +SKIP
         """
-        return [self(*items, **common) for items in zip(*iterables, strict=False)]
+        calls = zip(*iterables, strict=False)
+        if self._simple and not common and not context.in_worker():
+            return session.current().call_many(self._spec, calls, after=self._after)
+        return [self(*items, **common) for items in calls]
 
 
 def _options(kind: str, given: dict[str, Any]) -> Options:

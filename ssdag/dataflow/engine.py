@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 from typing import TYPE_CHECKING, Any
 
 import ssdag.arguments as arguments
 from ssdag.config import Config
 from ssdag.dataflow import joining
+from ssdag.dataflow.filling import fill_arguments
 from ssdag.dataflow.ledger import Ledger
 from ssdag.dataflow.memoizing import Memoizing
 from ssdag.dataflow.placement import Placement, least_loaded
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 #: its body runs.
 _INTERNAL_THREADS = 8
 _INTERNAL = ("join", "lift")
+#: Calls that are taken at a time from a long list of them: the lock is held so long.
+_CHUNK = 256
 _JOINING, _DONE = TaskState.JOINING, TaskState.DONE
 
 
@@ -106,6 +110,11 @@ class Engine:
         ------
         EngineClosedError
             The engine is closed.
+
+        Examples
+        --------
+        >>> engine.submit(pow, 2, 10).result()
+        1024
         """
         spec = self._by_func.get(id(func))
         if spec is None:
@@ -178,6 +187,40 @@ class Engine:
             self._begin(task)
         return future
 
+    def call_many(
+        self, app: AppSpec, calls: Iterable[tuple[Any, ...]], *, after: Sequence[Future[Any]] = ()
+    ) -> list[AppFuture[Any]]:
+        """Make a task of each tuple of arguments; what ``app.map`` uses.
+
+        The same as :meth:`call` for each of them, but calls whose arguments hold no
+        futures are taken in batches, at half the cost.
+        """
+        futures: list[AppFuture[Any]] = []
+        left = iter(calls)
+        while chunk := list(itertools.islice(left, _CHUNK)):
+            tasks = None if after else self._plain_tasks(app, chunk)
+            if tasks is None:
+                futures += [self.call(app, args, after=after) for args in chunk]
+                continue
+            futures += self._ledger.add_ready(tasks, self._routes[app][0])
+            tasks[0].executor.submit_many(tasks)
+        return futures
+
+    def _plain_tasks(self, app: AppSpec, chunk: Sequence[tuple[Any, ...]]) -> list[Task] | None:
+        """Return tasks that can begin at once on one executor; None if some cannot."""
+        executor = (self._routes.get(app) or self._register(app))[1]
+        if executor is None or app.cache or self.config.max_pending is not None:
+            return None
+        tasks = []
+        for args in chunk:
+            task = Task(app, args, None, app.options, self)
+            futures, waitables, task.simple = arguments.find(args, None)
+            if futures or waitables:
+                return None
+            task.executor = executor
+            tasks.append(task)
+        return tasks
+
     def _register(self, app: AppSpec) -> tuple[int, Executor | None]:
         """Number an app for the record, and choose its executor if there is no choice."""
         executor: Executor | None = self._internal
@@ -192,7 +235,7 @@ class Engine:
 
     def _begin(self, task: Task) -> None:
         """Take a ready task to an executor, in the thread of the user."""
-        if failed := self._fill((task,)):
+        if failed := fill_arguments((task,)):
             self.finished(failed)
         elif task.app.cache:
             self._begin_cached(task)
@@ -208,7 +251,7 @@ class Engine:
         while done < len(tasks):
             batch = tasks[done:]
             done = len(tasks)
-            if failed := self._fill(batch):
+            if failed := fill_arguments(batch):
                 tasks.extend(self._settle(failed))
             ends: list[Outcome] = []
             for task in batch:
@@ -223,35 +266,6 @@ class Engine:
                     self._hand_over(task)
             if ends:
                 tasks.extend(self._settle(ends))
-
-    def _fill(self, tasks: Sequence[Task]) -> list[Outcome]:
-        """Put values in place of futures, in all tasks with one hold of the lock.
-
-        Every hold contends with the user's thread, which holds it once for each call.
-
-        Returns
-        -------
-        list of Outcome
-            The ends of tasks whose arguments cannot be built.
-        """
-        filled: list[tuple[Task, tuple[Any, ...], dict[str, Any] | None]] = []
-        failed: list[Outcome] = []
-        for task in tasks:
-            if not task.has_futures or task.state == _JOINING:
-                continue
-            try:
-                # Read without the lock: if a cancel drops them now, it is seen below.
-                filled.append((task, *arguments.fill(task.args, task.kwargs)))
-            except Exception as error:  # hashing a value that stands in a set is user code
-                failed.append(Outcome(task, error=error, state=TaskState.FAILED))
-        if filled:
-            with LOCK:
-                for task, args, kwargs in filled:
-                    if task.state < _DONE:
-                        task.args, task.kwargs = args, kwargs
-                        # What came from futures may be atoms now, or references.
-                        task.simple = not kwargs and arguments.all_plain(args)
-        return failed
 
     def _begin_cached(self, task: Task) -> None:
         """End a call whose result is known; else it runs, or follows an identical one."""

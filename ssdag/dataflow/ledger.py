@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
+from ssdag.dataflow.ends import dep_failed, end_event, finish_outputs
 from ssdag.dataflow.history import History
 from ssdag.dataflow.record import EdgeKind
-from ssdag.errors import DependencyError, EngineClosedError
+from ssdag.errors import EngineClosedError
 from ssdag.futures import LOCK
 from ssdag.monitoring.listeners import Event
 from ssdag.states import TaskState
@@ -97,8 +97,7 @@ class Ledger:
         with LOCK:
             if self._max_pending is not None and len(self.tasks) >= self._max_pending:
                 self._wait_for_room()
-            if self.closed:
-                raise EngineClosedError("the engine is closed; load another one with ssdag.load()")
+            self._refuse_if_closed()
             task_id = task.task_id = self._next
             self._next = task_id + 1
             self.tasks[task_id] = task
@@ -129,9 +128,38 @@ class Ledger:
             if self._bus.active:  # here, so that a task's events come in their order
                 self._bus.emit([Event(task_id, task.state, now, task.app.name, "")])
         if failed is not None:
-            self.finish([_dep_failed(task, failed)])
+            self.finish([dep_failed(task, failed)])
             return False
         return ready
+
+    def add_ready(self, tasks: Sequence[Task], app_index: int) -> list[AppFuture[Any]]:
+        """Number tasks of one app that wait for nothing; return their futures.
+
+        Raises
+        ------
+        EngineClosedError
+            Nothing can be added any more.
+        """
+        futures: list[AppFuture[Any]] = [AppFuture(task) for task in tasks]
+        now = time.perf_counter()
+        with LOCK:
+            self._refuse_if_closed()
+            add = self.history.record.add
+            for number, (task, future) in enumerate(zip(tasks, futures, strict=True), self._next):
+                task.future = future
+                task.task_id = number
+                self.tasks[number] = task
+                add(app_index, now)
+                task.move(_READY)
+            self._next += len(tasks)
+            if self._bus.active:
+                name = tasks[0].app.name
+                self._bus.emit([Event(task.task_id, _READY, now, name, "") for task in tasks])
+        return futures
+
+    def _refuse_if_closed(self) -> None:
+        if self.closed:
+            raise EngineClosedError("the engine is closed; load another one with ssdag.load()")
 
     def _link(self, task: Task, parent: Future[Any], kind: EdgeKind) -> Future[Any] | None:
         """Add an edge; return the parent if it failed already. LOCK is held."""
@@ -192,7 +220,7 @@ class Ledger:
                 now = time.perf_counter()
                 self._bus.emit([Event(task.task_id, _JOINING, now, task.app.name, "")])
         if failed is not None:
-            return self.finish([_dep_failed(task, failed)])
+            return self.finish([dep_failed(task, failed)])
         return [task] if ready else []
 
     def follow(self, task: Task, first: AppFuture[Any]) -> bool:
@@ -220,7 +248,7 @@ class Ledger:
                 state = "cancelled" if cancelled else "failed" if failed else "done"
                 self.history.record.node_state(node, state, ended=time.perf_counter())
         if failed:
-            return self.finish([_dep_failed(task, parent)])
+            return self.finish([dep_failed(task, parent)])
         ready: list[Task] = []
         with LOCK:
             self._count_down(task, ready)
@@ -277,10 +305,10 @@ class Ledger:
                             self._changed.notify_all()
                     future._notify()
         if self._bus.active:
-            self._bus.emit([_event(outcome) for outcome in ended])
+            self._bus.emit([end_event(outcome) for outcome in ended])
         for outcome in ended:
             if outcome.task.extras is not None:
-                _finish_outputs(outcome)
+                finish_outputs(outcome)
         for future, functions in callbacks:
             for function in functions:
                 future._call(function)
@@ -323,42 +351,4 @@ class Ledger:
                 else:
                     stack.append(Outcome(child, error=error, state=_FAILED))
             elif not child.state.final:
-                stack.append(_dep_failed(child, future))
-
-
-def _dep_failed(task: Task, parent: Future[Any]) -> Outcome:
-    """Make the outcome of a task whose parent failed; the error stays flat."""
-    error = parent._exception  # it is done: no lock is needed
-    if error is None:
-        error = CancelledError()
-    if isinstance(error, DependencyError):  # also from an output file of a failed task
-        cause, link = error.root_cause, error._link
-    else:
-        above = parent._task if isinstance(parent, AppFuture) else None
-        ours = above is not None and above.engine is task.engine
-        cause, link = error, (above.task_id if above is not None and ours else None, ())
-    return Outcome(
-        task,
-        error=DependencyError(task.task_id, cause, (task.task_id, link)),
-        state=_DEP_FAILED,
-    )
-
-
-def _event(outcome: Outcome) -> Event:
-    task = outcome.task
-    label = task.executor.label if task.executor is not None else ""
-    when = outcome.ended or time.perf_counter()
-    return Event(task.task_id, outcome.state, when, task.app.name, label, outcome.started)
-
-
-def _finish_outputs(outcome: Outcome) -> None:
-    """Complete the futures of a task's output files."""
-    extras = outcome.task.extras
-    assert extras is not None
-    for output in extras.outputs:
-        if outcome.state is _RAN_CANCELLED and outcome.error is None:
-            output.cancel()
-        elif outcome.error is not None:
-            output._complete(_FINISHED, None, outcome.error)
-        else:
-            output._complete(_FINISHED, output.target, None)
+                stack.append(dep_failed(child, future))

@@ -87,6 +87,11 @@ class Executor(ABC):
     def submit(self, task: Task) -> AppFuture[Any] | None:
         """Take a ready task; never blocks. Returns the task's future."""
 
+    def submit_many(self, tasks: Sequence[Task]) -> None:
+        """Take ready tasks, all of one app; the same as :meth:`submit` for each."""
+        for task in tasks:
+            self.submit(task)
+
     @abstractmethod
     def cancel(self, task: Task) -> bool:
         """Stop a launched or running task, killing it if need be.
@@ -150,6 +155,14 @@ class ReadyQueue:
         else:
             with self._lock:
                 heapq.heappush(self._heap, (-priority, next(self._counter), task))
+
+    def push_many(self, tasks: Sequence[Task]) -> None:
+        """Add tasks, all with the same options."""
+        if tasks[0].options.priority == 0:
+            self._plain.extend(tasks)
+        else:
+            for task in tasks:
+                self.push(task)
 
     def push_front(self, tasks: Sequence[Task]) -> None:
         """Put tasks back that were taken and not begun, before all of their priority."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures as cf
 import os
 import traceback
 from collections import namedtuple
@@ -124,6 +125,34 @@ def test_map_and_the_ways_to_wait() -> None:
         range(1, 51)
     )
     assert [f.result(DEADLINE_S) for f in add.map([1, 2], [10, 20, 30])] == [11, 22]
+
+
+def test_map_of_long_lists_and_of_futures(engine: Engine) -> None:
+    # Longer than a batch; and futures here and there, which no batch can hold.
+    before = engine.graph().number_of_nodes()
+    many = inc.map(range(1000))
+    mixed = inc.map([f if i % 300 == 7 else i for i, f in enumerate(many)])
+    assert [f.result(DEADLINE_S) for f in many] == list(range(1, 1001))
+    expected = [i + 2 if i % 300 == 7 else i + 1 for i in range(1000)]
+    assert [f.result(DEADLINE_S) for f in mixed] == expected
+    assert [f.task_id for f in many] == list(range(many[0].task_id, many[0].task_id + 1000))
+    graph = engine.graph()
+    assert graph.number_of_nodes() == before + 2000
+    assert graph.number_of_edges() == 4
+    assert inc.map([]) == []
+
+
+def test_map_keeps_priorities_and_after(engine: Engine) -> None:
+    first = python_app(priority=2)(bodies.inc)
+    assert [f.result(DEADLINE_S) for f in first.map(range(600))] == list(range(1, 601))
+    gate: cf.Future[None] = cf.Future()
+    held = python_app(after=[gate])(bodies.inc).map(range(300))
+    assert {f.state for f in held} == {TaskState.PENDING}
+    gate.set_result(None)
+    assert [f.result(DEADLINE_S) for f in held] == list(range(1, 301))
+    engine.close()
+    with pytest.raises(ssdag.EngineClosedError):
+        engine.call_many(inc._spec, [(1,)])
 
 
 def test_asyncio_waits_for_tasks() -> None:

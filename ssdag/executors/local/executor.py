@@ -15,7 +15,7 @@ from ssdag.wire.segment_folder import make_folder, remove_folder
 from ssdag.wire.shared import THRESHOLD_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ssdag.executors.base import Sink
     from ssdag.tasks import AppFuture, Task
@@ -114,6 +114,11 @@ class LocalExecutor(Executor):
         assert self._hub is not None
         self._hub.put(task)
         return task.future
+
+    def submit_many(self, tasks: Sequence[Task]) -> None:
+        """Queue ready tasks of one app."""
+        assert self._hub is not None
+        self._hub.put_many(tasks)
 
     def cancel(self, task: Task) -> bool:
         """Take the task back, or kill the worker that runs it.

@@ -22,7 +22,7 @@ from ssdag.wire.functions import FunctionTable
 from ssdag.wire.shared import Handle, Lent, SegmentPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ssdag.executors.base import Sink
     from ssdag.executors.local.messages import Packer
@@ -95,6 +95,12 @@ class Hub(threading.Thread):
     def put(self, task: Task) -> None:
         """Queue a ready task."""
         self.queue.push(task)
+        if self._hungry:
+            self._wake_up()
+
+    def put_many(self, tasks: Sequence[Task]) -> None:
+        """Queue ready tasks with the same options."""
+        self.queue.push_many(tasks)
         if self._hungry:
             self._wake_up()
 
