@@ -28,7 +28,7 @@ endif
 help:  ## this list
 	@awk -F ':.*##' '/^[a-z]+:.*##/ {printf "  make %-8s%s\n", $$1, $$2}' Makefile
 
-demo: $(STAMPS)/chem  ## search for molecules on real chemistry, under a minute on 2 cores (ARGS="--help": its options)
+demo: $(STAMPS)/chem  ## search for molecules on real chemistry, about a minute on 2 cores (ARGS="--help": its options)
 	$(BIN)/ssdag demo $(ARGS)
 
 test: $(STAMPS)/test check  ## check, then all tests; as root it installs what they need with apt

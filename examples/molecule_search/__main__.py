@@ -110,7 +110,9 @@ def _run(options: argparse.Namespace, engine: ssdag.Engine, outcome: Outcome) ->
 def _good_enough(options: argparse.Namespace, outcome: Outcome) -> bool:
     """Say whether the search found what was asked for; True if nobody knows."""
     score = outcome.score()
-    if score is None or (score.recall >= options.min_recall and score.gain >= options.min_gain):
+    if score is None or score.recall == 1.0:  # nothing is left to find, whatever the gain
+        return True
+    if score.recall >= options.min_recall and score.gain >= options.min_gain:
         return True
     print(
         f"{options.program}: recall {score.recall:.2f}, {score.gain:.1f} times better than random: "

@@ -14,8 +14,13 @@ from ssdag.errors import SsdagError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: What the demonstration imports beyond the core, and how it is imported.
-CHEM = ("rdkit", "tblite", "sklearn", "matplotlib")
+#: What the demonstration imports beyond the core, and how it is installed.
+CHEM = {
+    "rdkit": "rdkit",
+    "tblite": "tblite",
+    "sklearn": "scikit-learn",
+    "matplotlib": "matplotlib",
+}
 
 
 def run_demo(arguments: Sequence[str]) -> int:
@@ -32,11 +37,11 @@ def run_demo(arguments: Sequence[str]) -> int:
         The packages of the ``chem`` extra are not installed, or the example is in
         neither place.
     """
-    absent = [name for name in CHEM if importlib.util.find_spec(name) is None]
+    absent = [package for name, package in CHEM.items() if importlib.util.find_spec(name) is None]
     if absent:
         raise SsdagError(
             f"the demonstration needs {', '.join(absent)}: "
-            f"{sys.executable} -m pip install 'ssdag[chem]'"
+            f"{sys.executable} -m pip install {' '.join(absent)}"
         )
     module = importlib.import_module(f"{_package()}.__main__")
     code = module.main(list(arguments), "ssdag demo")

@@ -51,7 +51,7 @@ def _options(
     options_metavar="[OPTIONS OF THE DEMO]",
 )
 def demo(context: typer.Context) -> None:
-    """Search for molecules on real chemistry (under a minute on 2 cores).
+    """Search for molecules on real chemistry (about a minute on 2 cores).
 
     Active learning on 1046 molecules: GFN2-xTB simulations, a surrogate that learns
     from them through the orchestrator, and the recall of the search at the end. Needs

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from ssdag.cli import demo
 from ssdag.cli.launch import existing_file, split_arguments
-from ssdag.errors import ConfigError
+from ssdag.errors import ConfigError, SsdagError
 from ssdag.version import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -197,3 +198,11 @@ def test_a_wrong_configuration_is_told_without_a_traceback(tmp_path: Path) -> No
     assert done.stdout == ""
     done = ssdag("run", path, "--config", "wrnog.toml", cwd=tmp_path, code=2)
     assert "did you mean wrong.toml?" in done.stderr
+
+
+def test_the_demonstration_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "CHEM", {"no_such_module": "no-such-package", "ssdag": "ssdag"})
+    with pytest.raises(
+        SsdagError, match=r"needs no-such-package: .* -m pip install no-such-package$"
+    ):
+        demo.run_demo([])
