@@ -117,7 +117,8 @@ def wait(
     timeout : float, optional
         Seconds to wait at most.
     return_when : str, optional
-        ``ssdag.apps.collect.FIRST_COMPLETED``, ``FIRST_EXCEPTION`` or ``ALL_COMPLETED``.
+        ``FIRST_COMPLETED``, ``FIRST_EXCEPTION`` or ``ALL_COMPLETED`` of
+        :mod:`concurrent.futures`.
 
     Returns
     -------
