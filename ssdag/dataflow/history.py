@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from ssdag.dataflow.record import NO_EXECUTOR, EdgeKind, Record
 from ssdag.futures import LOCK, DataFuture
@@ -42,6 +43,11 @@ class History:
         self._labels = [executor.label for executor in executors]
         self._places = {executor: place for place, executor in enumerate(executors)}
         self._services: dict[int, Any] = {}
+        self._service_nodes: dict[int, int] = {}
+        #: The node of each output: a file that two tasks write is two pieces of data, or a
+        #: task that changes a file in place would be its own parent.
+        self._files: WeakKeyDictionary[DataFuture[Any], int] = WeakKeyDictionary()
+        self._versions: dict[str, int] = {}
 
     def app(self, app: AppSpec) -> int:
         """Return the number of an app that is new."""
@@ -50,18 +56,30 @@ class History:
 
     def service(self, service: Any, task: Task) -> None:
         """Note that a task uses a service."""
-        kind = type(service).__name__
-        node = self.record.node(
-            str(getattr(service, "name", kind)), "service", kind, time.perf_counter()
-        )
+        node = self._service_nodes.get(id(service))
+        if node is None:
+            kind = type(service).__name__
+            node = self._new_node(str(getattr(service, "name", kind)), "service", kind)
+            self._service_nodes[id(service)] = node
+            self._services[node] = service  # alive, so that its id stays its own
         self.record.edge(node, task.task_id, EdgeKind.SERVICE)
-        self._services[node] = service
+
+    def _new_node(self, name: str, kind: str, app: str) -> int:
+        """Return a node of its own, also where another one has the name."""
+        number = self._versions[name] = self._versions.get(name, 0) + 1
+        shown = name if number == 1 else f"{name} ({number})"
+        return self.record.node(shown, kind, app, time.perf_counter())
 
     def data_node(self, future: Future[Any]) -> int | None:
         """Return the record's node of a future of data; None for a foreign future."""
         if not isinstance(future, DataFuture):
             return None
         name = f"{future.kind} {future.name}"
+        if future.kind == "file":
+            known = self._files.get(future)
+            if known is None:
+                known = self._files[future] = self._new_node(name, "data", future.kind)
+            return known
         return self.record.node(name, "data", future.kind, time.perf_counter())
 
     def note_outputs(self, task: Task, state: str) -> None:
