@@ -8,71 +8,20 @@ launch line can be seen, tested and parsed back without the machine that it is f
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import MISSING, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ssdag.errors import ConfigError, UnsupportedError
+from ssdag.launchers.step import Binding, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-#: How ranks are bound to cores. "default" leaves it to the launcher; a tuple names the
-#: cores of the ranks of a node, in their order.
-Binding = Literal["default", "none", "core"] | tuple[int, ...]
+__all__ = ["Binding", "Launcher", "Step"]
 
-
-@dataclass(frozen=True)
-class Step:
-    """One program of a launch: what runs, how often, and where.
-
-    Parameters
-    ----------
-    argv : tuple of str
-        Executable and arguments, as the program shall see them.
-    ranks : int
-        Processes.
-    nodes : int, optional
-        Nodes that they are spread over.
-    ranks_per_node : int, optional
-        Processes on each node.
-    cores_per_rank, gpus_per_rank : int, optional
-        What each process gets.
-    memory_per_node_bytes : int, optional
-        Memory on each node, in bytes.
-    hosts : tuple of str
-        Where to run; empty leaves it to the launcher.
-    env : mapping of str to str
-        Added to the environment of every rank, whatever the launcher forwards anyway.
-    cwd : str, optional
-        Working directory of every rank.
-    binding : Binding
-        How ranks are bound to cores.
-    exclusive : bool
-        True if the step shares its cores with no other step of the allocation.
-    overlap : bool
-        True if the step may share its cores with others: a service beside tasks.
-    walltime_s : float, optional
-        The launcher's own limit, in seconds.
-    options : tuple of str
-        More arguments for the launcher itself, as they are.
-    wrapper : tuple of str
-        Stands in front of the executable: a container's ``exec`` line, for example.
-    """
-
-    argv: tuple[str, ...]
-    ranks: int = 1
-    nodes: int | None = None
-    ranks_per_node: int | None = None
-    cores_per_rank: int | None = None
-    gpus_per_rank: int | None = None
-    memory_per_node_bytes: int | None = None
-    hosts: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
-    cwd: str | None = None
-    binding: Binding = "default"
-    exclusive: bool = True
-    overlap: bool = False
-    walltime_s: float | None = None
-    options: tuple[str, ...] = ()
-    wrapper: tuple[str, ...] = ()
+_DEFAULTS: dict[str, Any] = {
+    item.name: item.default if item.default is not MISSING else {} for item in fields(Step)
+}
 
 
 class Launcher(ABC):
@@ -81,14 +30,20 @@ class Launcher(ABC):
     #: What users call it in a configuration.
     name: str
 
+    #: Fields of a step that the launcher cannot express: what to do instead.
+    cannot: ClassVar[Mapping[str, str]] = {}
+
     @abstractmethod
-    def command(self, *steps: Step) -> list[str]:
+    def command(self, *steps: Step, folder: str = "") -> list[str]:
         """Return the argument list of a launch.
 
         Parameters
         ----------
         *steps : Step
             One, or several that share one MPI world (MPMD).
+        folder : str
+            Where the caller writes what :meth:`files` returns; empty is the folder that
+            the launch is started in.
 
         Raises
         ------
@@ -97,10 +52,71 @@ class Launcher(ABC):
             the option and says what can be done.
         """
 
-    def prefix(self, step: Step) -> list[str]:
+    def files(self, *steps: Step) -> dict[str, str]:
+        """Return the files that the launch line of these steps refers to.
+
+        Returns
+        -------
+        dict of str to str
+            Texts by their names (no folders in them; a name depends on its text, so
+            that one folder serves many launches). Most launches need none.
+        """
+        return {}
+
+    def parse(
+        self, line: Sequence[str], files: Mapping[str, str] | None = None
+    ) -> tuple[Step, ...]:
+        """Return the steps that a launch line of this launcher stands for.
+
+        The inverse of :meth:`command`: what it returns makes the same line again. Where
+        a step can be said in two ways (``nodes`` and ``ranks_per_node`` on a launcher
+        that has only one of them; a wrapper and its command) the nearer one to the line
+        comes back.
+
+        Parameters
+        ----------
+        line : sequence of str
+            An argument list; text is split by :func:`shlex.split` first.
+        files : mapping of str to str, optional
+            What :meth:`files` returned.
+
+        Raises
+        ------
+        ConfigError
+            It is no line of this launcher.
+        """
+        raise UnsupportedError(f"launcher {self.name} cannot read launch lines")
+
+    def prefix(self, step: Step, *, folder: str = "") -> list[str]:
         """Return the launch line without executable and arguments.
 
         This is what ``$SSDAG_LAUNCH`` holds for apps that compose their own command.
+
+        Raises
+        ------
+        UnsupportedError
+            As :meth:`command`.
         """
-        line = self.command(step)
-        return line[: len(line) - len(step.argv)]
+        return self.command(replace(step, argv=("program",)), folder=folder)[:-1]
+
+    def check(self, steps: Sequence[Step]) -> None:
+        """Raise for what this launcher can never express; the first thing in ``command``.
+
+        Raises
+        ------
+        ConfigError
+            There is no step.
+        UnsupportedError
+            A step has a field that stands in :attr:`cannot`.
+        """
+        if not steps:
+            raise ConfigError(f"{self.name}: a launch needs at least one step")
+        for step in steps:
+            for option, advice in self.cannot.items():
+                value = getattr(step, option)
+                if value != _DEFAULTS[option]:
+                    raise self.unsupported(f"{option}={value!r}", advice)
+
+    def unsupported(self, what: str, advice: str) -> UnsupportedError:
+        """Return the error for something that cannot be expressed."""
+        return UnsupportedError(f"launcher {self.name} cannot express {what}: {advice}")

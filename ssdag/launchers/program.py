@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What stands directly in front of an executable where a launcher has no option for it.
+
+Every function here has its inverse, so that a launch line can be read back.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ssdag.launchers.step import Step
+
+#: Names and values that every launcher's own option for variables carries unharmed.
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PLAIN_VALUE = re.compile(r"[A-Za-z0-9_./:@%+=~^-]*")
+
+#: ``sh -c CHANGE_FOLDER FOLDER command...``
+_CHANGE_FOLDER = 'cd "$0" && exec "$@"'
+
+#: ``sh -c SELECT_GPUS gpus COUNT VARIABLE command...``: the rank's share of the GPUs that
+#: VARIABLE names, or of 0, 1, 2 ... where it is not set, by the rank's place in its node.
+_SELECT_GPUS = """\
+n=$1 v=$2; shift 2
+l=${OMPI_COMM_WORLD_LOCAL_RANK:-${PALS_LOCAL_RANKID:-${MPI_LOCALRANKID:-${SLURM_LOCALID:-0}}}}
+eval "all=\\${$v-}"
+first=$((l * n)) i=0 mine= got=0
+if [ -n "$all" ]; then
+  set -f; ifs=$IFS; IFS=,
+  for g in $all; do
+    if [ $i -ge $first ] && [ $got -lt $n ]; then mine=$mine${mine:+,}$g; got=$((got + 1)); fi
+    i=$((i + 1))
+  done
+  IFS=$ifs; set +f
+else
+  while [ $got -lt $n ]; do mine=$mine${mine:+,}$((first + got)); got=$((got + 1)); done
+fi
+[ $got -eq $n ] || { echo "rank $l of this node needs $n GPUs of its own, $v=$all" >&2; exit 1; }
+export "$v=$mine"
+exec "$@"
+"""
+
+
+def is_plain(name: str, value: str) -> bool:
+    """Whether any launcher's option for variables carries this one unharmed."""
+    return bool(_PLAIN_NAME.fullmatch(name) and _PLAIN_VALUE.fullmatch(value) and value != ":")
+
+
+def split_env(env: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the plain variables, and those that need another way."""
+    plain = {name: value for name, value in env.items() if is_plain(name, value)}
+    return plain, {name: value for name, value in env.items() if name not in plain}
+
+
+def with_env(env: Mapping[str, str], argv: Sequence[str]) -> list[str]:
+    """Return a command that sets variables first, by ``env``."""
+    if not env:
+        return list(argv)
+    return ["env", *(f"{name}={value}" for name, value in env.items()), *argv]
+
+
+def without_env(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the variables that a command sets first, and the rest of it."""
+    rest = list(argv)
+    env: dict[str, str] = {}
+    if rest[:1] == ["env"] and len(rest) > 2 and "=" in rest[1]:
+        del rest[0]
+        while len(rest) > 1 and "=" in rest[0].lstrip("="):
+            name, _, value = rest.pop(0).partition("=")
+            env[name] = value
+    return env, rest
+
+
+def rank_command(
+    step: Step,
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+    gpus: str | None = None,
+) -> list[str]:
+    """Return what a rank executes, with what the launcher has no option for in front.
+
+    Parameters
+    ----------
+    step : Step
+    env : mapping, optional
+        Variables that the launcher cannot carry itself.
+    cwd : str, optional
+        The working directory, if the launcher cannot set it.
+    gpus : str, optional
+        Name of the variable that hides GPUs, if each rank must choose its own.
+    """
+    argv = list(step.program)
+    if ":" in argv or "=" in argv[0]:
+        # A colon alone would separate two programs; env would take "a=b" as a variable.
+        argv = ["sh", "-c", "exec " + shlex.join(argv)]
+    if gpus is not None and step.gpus_per_rank is not None:
+        argv = ["sh", "-c", _SELECT_GPUS, "gpus", str(step.gpus_per_rank), gpus, *argv]
+    argv = with_env(env or {}, argv)
+    if cwd is not None:
+        argv = ["sh", "-c", _CHANGE_FOLDER, cwd, *argv]
+    return argv
+
+
+def read_rank_command(
+    argv: Sequence[str],
+) -> tuple[dict[str, str], str | None, int | None, list[str]]:
+    """Return variables, folder, GPUs of a rank and command: inverse of :func:`rank_command`."""
+    rest = list(argv)
+    cwd: str | None = None
+    gpus: int | None = None
+    if rest[:3] == ["sh", "-c", _CHANGE_FOLDER] and len(rest) > 4:
+        cwd = rest[3]
+        del rest[:4]
+    env, rest = without_env(rest)
+    if rest[:4] == ["sh", "-c", _SELECT_GPUS, "gpus"] and len(rest) > 6:
+        gpus = int(rest[4])
+        del rest[:6]
+    if len(rest) == 3 and rest[:2] == ["sh", "-c"] and rest[2].startswith("exec "):
+        words = shlex.split(rest[2])[1:]
+        if ":" in words or "=" in words[0]:
+            rest = words
+    return env, cwd, gpus, rest

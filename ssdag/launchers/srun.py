@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Slurm's srun."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ssdag.launchers.base import Launcher
+from ssdag.launchers.parse import after, number, numbers, segments, split_options
+from ssdag.launchers.program import (
+    rank_command,
+    read_rank_command,
+    split_env,
+    with_env,
+    without_env,
+)
+from ssdag.launchers.step import Binding, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_MIB = 1 << 20
+
+#: Fields of a step that are one number, in the order in which they stand in a line.
+_COUNTS = {
+    "het_group": "--het-group",
+    "nodes": "--nodes",
+    "ranks": "--ntasks",
+    "ranks_per_node": "--ntasks-per-node",
+    "cores_per_rank": "--cpus-per-task",
+    "gpus_per_rank": "--gpus-per-task",
+}
+_TAKES = dict.fromkeys(
+    [*_COUNTS.values(), "--mem", "--nodelist", "--chdir", "--cpu-bind", "--time", "--export"], 1
+) | {"--exact": 0, "--overlap": 0}
+
+
+@dataclass(frozen=True)
+class SrunLauncher(Launcher):
+    """Starts steps with ``srun``, inside an allocation or beside it.
+
+    Several steps in one launch become a heterogeneous step; whether the programs then
+    share one MPI world is up to the MPI library (``mpi="pmix"`` or ``"pmi2"``). In a
+    heterogeneous job, ``het_group`` says which component each of them runs in.
+
+    An exclusive step gets ``--exact``: just the cores that it asks for, so that the next
+    one starts beside it and does not wait for its end. ``overlap`` gets ``--overlap``.
+
+    Parameters
+    ----------
+    executable : str
+        Name or path of srun.
+    mpi : str, optional
+        The plug-in that starts MPI ranks (``--mpi``); by default the site's.
+    jobid : str, optional
+        The allocation, where the launch is started outside it.
+    options : tuple of str
+        More options, for every launch.
+    """
+
+    executable: str = "srun"
+    mpi: str | None = None
+    jobid: str | None = None
+    options: tuple[str, ...] = ()
+
+    name = "srun"
+    cannot: ClassVar[Mapping[str, str]] = {}
+
+    def _head(self) -> list[str]:
+        head = [self.executable]
+        if self.jobid is not None:
+            head.append(f"--jobid={self.jobid}")
+        if self.mpi is not None:
+            head.append(f"--mpi={self.mpi}")
+        return [*head, *self.options]
+
+    def command(self, *steps: Step, folder: str = "") -> list[str]:
+        """Return the launch line; see :meth:`Launcher.command`.
+
+        ``--export`` splits its list at commas and reads quotes, so a value that is not
+        plain comes from srun's own environment (``env NAME=VALUE srun ...``), or, with
+        several programs, stands in front of its program.
+        """
+        self.check(steps)
+        front: dict[str, str] = {}
+        line = self._head()
+        for i, step in enumerate(steps):
+            plain, other = split_env(step.env)
+            inner: dict[str, str] = {}
+            if len(steps) == 1:
+                front = other
+            else:
+                inner, other = other, {}
+            if i:
+                line.append(":")
+            line += self._flags(step)
+            if plain or other:
+                names = [f"{name}={value}" for name, value in plain.items()]
+                line.append(",".join(["--export=ALL", *names, *other]))
+            line += [*step.options, *rank_command(step, env=inner)]
+        return with_env(front, line)
+
+    def _flags(self, step: Step) -> list[str]:
+        flags = [
+            f"{flag}={getattr(step, field)}"
+            for field, flag in _COUNTS.items()
+            if getattr(step, field) is not None
+        ]
+        if step.memory_per_node_bytes is not None:
+            flags.append(f"--mem={-(-step.memory_per_node_bytes // _MIB)}M")
+        if step.hosts:
+            flags.append("--nodelist=" + ",".join(step.hosts))
+        if step.cwd is not None:
+            flags.append(f"--chdir={step.cwd}")
+        if step.binding != "default":
+            flags.append("--cpu-bind=" + _binding(step))
+        if step.walltime_s is not None:
+            minutes, seconds = divmod(math.ceil(step.walltime_s), 60)
+            flags.append(f"--time={minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}")
+        if step.exclusive:
+            flags.append("--exact")
+        if step.overlap:
+            flags.append("--overlap")
+        return flags
+
+    def parse(
+        self, line: Sequence[str], files: Mapping[str, str] | None = None
+    ) -> tuple[Step, ...]:
+        """Return the steps of a line; see :meth:`Launcher.parse`."""
+        front, words = without_env(line)
+        return tuple(_step(part, front) for part in segments(after(self._head(), words)))
+
+
+def _binding(step: Step) -> str:
+    if step.binding == "core":
+        return "cores"
+    if isinstance(step.binding, str):
+        return step.binding
+    if (step.cores_per_rank or 1) == 1:
+        return "map_cpu:" + ",".join(map(str, step.binding))
+    masks = (sum(1 << core for core in set(cores)) for cores in step.cores_of_ranks)
+    return "mask_cpu:" + ",".join(map(hex, masks))
+
+
+def _read_binding(text: str) -> Binding:
+    kind, _, values = text.partition(":")
+    if kind == "map_cpu":
+        return numbers("--cpu-bind", values)
+    if kind == "mask_cpu":
+        masks = [int(mask, 16) for mask in values.split(",")]
+        return tuple(i for mask in masks for i in range(mask.bit_length()) if mask >> i & 1)
+    return "core" if kind == "cores" else "none"
+
+
+def _step(words: list[str], front: Mapping[str, str]) -> Step:
+    known, options, command = split_options(words, _TAKES)
+    env, _, _, argv = read_rank_command(command)
+    found: dict[str, Any] = {"exclusive": False}
+    counts = {flag: field for field, flag in _COUNTS.items()}
+    for flag, values in known:
+        value = values[0] if values else ""
+        if flag in counts:
+            found[counts[flag]] = number(flag, value)
+        elif flag == "--mem":
+            found["memory_per_node_bytes"] = number(flag, value.removesuffix("M")) * _MIB
+        elif flag == "--nodelist":
+            found["hosts"] = tuple(value.split(","))
+        elif flag == "--chdir":
+            found["cwd"] = value
+        elif flag == "--cpu-bind":
+            found["binding"] = _read_binding(value)
+        elif flag == "--time":
+            hours, minutes, seconds = numbers(flag, value, ":")
+            found["walltime_s"] = float((hours * 60 + minutes) * 60 + seconds)
+        elif flag == "--export":
+            for item in value.split(",")[1:]:
+                name, equals, text = item.partition("=")
+                env[name] = text if equals else front[name]
+        else:
+            found["exclusive" if flag == "--exact" else "overlap"] = True
+    return Step(argv=tuple(argv), env=env, options=options, **found)
