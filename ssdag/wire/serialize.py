@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import pickle
 import traceback
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from ssdag.errors import RemoteError, SerializationError
@@ -117,23 +118,30 @@ def _describe(error: BaseException) -> str:
 def dump_error(error: BaseException) -> bytes:
     """Return bytes from which :func:`load_error` makes the same exception.
 
-    Type, arguments, attributes, traceback, cause, context and notes survive. What
-    cannot be sent arrives as :class:`~ssdag.errors.RemoteError` with the text of all.
+    Type, arguments, attributes, traceback, cause, context, notes and the members of a
+    group survive. What cannot be sent of these arrives as
+    :class:`~ssdag.errors.RemoteError` with its text, and the others as themselves.
     """
-    text = "".join(traceback.format_exception(error))
-    fallback = (f"{type(error).__module__}.{type(error).__qualname__}", _describe(error), text)
-    chain = _chain(error)
-    try:
-        from tblib import Traceback
+    parts = []
+    for link_error, link in _chain(error):
+        words = _in_words(link_error, chain=link_error is error)
+        parts.append((_one_to_bytes(link_error), words, _frames(link_error), link))
+    return pickle.dumps(parts, 5)
 
-        frames = [
-            Traceback(e.__traceback__).as_dict() if e.__traceback__ is not None else None
-            for e, _ in chain
-        ]
-        data = dumps(([(_portable(e), link) for e, link in chain], frames))
-    except Exception:  # user classes
-        data = b""
-    return pickle.dumps((data, fallback), 5)
+
+def load_error(data: bytes | memoryview) -> BaseException:
+    """Return the exception that :func:`dump_error` was given; never raises."""
+    try:
+        errors = [(_one_from(*one), link) for *one, link in pickle.loads(data)]
+        for (error, _), (following, link) in itertools.pairwise(errors):
+            if link == "cause":
+                error.__cause__ = following
+            else:
+                error.__context__ = following
+        first: BaseException = errors[0][0]
+    except Exception as error:  # a damaged message
+        return RemoteError(f"the error of a task could not be read: {_describe(error)}")
+    return first
 
 
 class _Parts:
@@ -141,44 +149,99 @@ class _Parts:
     than it hands on, which pickle saves and cannot load."""
 
     def __init__(self, error: BaseException) -> None:
-        self._parts = type(error), error.args, error.__dict__
+        _, args, *state = _builtin(type(error)).__reduce__(error)
+        if isinstance(error, BaseExceptionGroup):
+            args = error.message, [dump_error(member) for member in error.exceptions]
+        self._parts = type(error), args, state
 
     def whole(self) -> BaseException:
-        """Make the exception without calling its ``__init__``."""
+        """Make the exception without calling what its own class does to make one."""
         cls, args, state = self._parts
-        error = cls.__new__(cls, *args)
-        error.args = args
-        error.__dict__.update(state)
+        if issubclass(cls, BaseExceptionGroup):
+            args = args[0], [load_error(member) for member in args[1]]
+        builtin = _builtin(cls)
+        error: BaseException = builtin.__new__(cls, *args)
+        builtin.__init__(error, *args)
+        for fields in state:
+            builtin.__setstate__(error, fields)
         return error
 
 
-def _portable(error: BaseException) -> BaseException | _Parts:
-    """Return what stands for an exception in a pickle: itself if that can be loaded."""
+def _builtin(cls: type[BaseException]) -> Any:
+    """Return the nearest class of Python itself that an exception's class is made of."""
+    return next(base for base in cls.__mro__ if base.__module__ == "builtins")
+
+
+def _one_to_bytes(error: BaseException) -> bytes:
+    """Return the pickle of an exception without its causes; empty if it cannot be sent."""
     try:
-        twin = loads(dumps(error))
+        data = dumps(error)
+        twin = loads(data)
         if type(twin).__qualname__ == type(error).__qualname__ and twin.args == error.args:
-            return error
+            return data
     except Exception:  # user classes
         pass
-    return _Parts(error)
-
-
-def load_error(data: bytes | memoryview) -> BaseException:
-    """Return the exception that :func:`dump_error` was given; never raises."""
     try:
-        inner, (type_name, message, text) = pickle.loads(data)
-    except Exception as error:  # a damaged message
-        return RemoteError(f"the error of a task could not be read: {_describe(error)}")
-    if inner:
+        data = dumps(_Parts(error))
+        loads(data).whole()
+    except Exception:  # user classes
+        return b""
+    return data
+
+
+def _one_from(data: bytes, words: tuple[str, str, str], frames: Any) -> BaseException:
+    error: BaseException | None = None
+    if data:
         try:
-            return _rebuild(*pickle.loads(inner))
+            error = loads(data)
+            if isinstance(error, _Parts):
+                error = error.whole()
         except Exception:  # a class that can be loaded there and not here
-            pass
-    return RemoteError(
-        f"{message} (a {type_name}, which could not be sent)\n{text}",
-        type_name=type_name,
-        traceback_text=text,
-    )
+            error = None
+    if error is None:
+        type_name, message, text = words
+        error = RemoteError(
+            f"{message} (a {type_name}, which could not be sent)\n{text}",
+            type_name=type_name,
+            traceback_text=text,
+        )
+    if frames:
+        error.__traceback__ = _trace(frames)
+    return error
+
+
+def _frames(error: BaseException) -> list[tuple[str, str, int, str]]:
+    """Return an exception's traceback as plain data: file, function, line, module.
+
+    A list and nothing nested: that of an endless recursion has a thousand frames.
+    """
+    frames = []
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        module = str(trace.tb_frame.f_globals.get("__name__", "?"))
+        frames.append((code.co_filename, code.co_name, trace.tb_lineno or 0, module))
+        trace = trace.tb_next
+    return frames
+
+
+def _trace(frames: list[tuple[str, str, int, str]]) -> Any:
+    """Return a traceback object that shows what :func:`_frames` has noted."""
+    from tblib import Traceback
+
+    trace = None
+    for file, function, line, module in reversed(frames):
+        code = SimpleNamespace(co_filename=file, co_name=function)
+        names = {"__file__": file, "__name__": module}
+        frame = SimpleNamespace(f_globals=names, f_code=code, f_lineno=line)
+        trace = SimpleNamespace(tb_frame=frame, tb_lineno=line, tb_next=trace)
+    return Traceback(trace).as_traceback()
+
+
+def _in_words(error: BaseException, *, chain: bool) -> tuple[str, str, str]:
+    """Return an exception's type, its message, and its traceback as text."""
+    text = "".join(traceback.format_exception(error, chain=chain))
+    return f"{type(error).__module__}.{type(error).__qualname__}", _describe(error), text
 
 
 def _chain(error: BaseException) -> list[tuple[BaseException, str]]:
@@ -198,19 +261,3 @@ def _chain(error: BaseException) -> list[tuple[BaseException, str]]:
         seen.add(id(following))
         chain.append((following, link))
     return chain
-
-
-def _rebuild(chain: list[tuple[Any, str]], frames: list[Any]) -> BaseException:
-    from tblib import Traceback
-
-    chain = [(e.whole() if isinstance(e, _Parts) else e, link) for e, link in chain]
-    for (error, _), frame in zip(chain, frames, strict=True):
-        if frame is not None:
-            error.__traceback__ = Traceback.from_dict(frame).as_traceback()
-    for (error, _), (following, link) in itertools.pairwise(chain):
-        if link == "cause":
-            error.__cause__ = following
-        else:
-            error.__context__ = following
-    first: BaseException = chain[0][0]
-    return first
