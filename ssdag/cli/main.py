@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -116,12 +118,19 @@ def main() -> None:
     code 2, as for wrong usage.
     """
     try:
-        app()
+        try:
+            app()
+        finally:
+            if sys.stdout is not None:  # closed: ``ssdag info >&-``
+                sys.stdout.flush()
     except SsdagError as error:
         _complain(str(error))
         sys.exit(2)
-    except OSError as error:  # what we print cannot be written: a full disk
-        _complain(error.strerror or str(error))
+    except OSError as error:  # what we print cannot be written
+        # What is left in the buffer must not fail once more when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if error.errno != errno.EPIPE:  # a reader that has enough: ``ssdag info | head -1``
+            _complain(error.strerror or str(error))
         sys.exit(1)
 
 

@@ -97,33 +97,33 @@ def test_info_names_the_version() -> None:
     assert __version__ in ssdag("info").stdout
 
 
-def test_output_that_nobody_reads_is_no_traceback() -> None:
-    command = [sys.executable, "-m", "ssdag.cli.main", "info"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with open("/dev/full", "w") as full:
+@pytest.mark.parametrize(
+    ("words", "unbuffered"),
+    [(["info"], "1"), (["info"], ""), (["--version"], "1"), (["run", "hello.py"], "")],
+)
+def test_output_that_cannot_be_written_is_no_traceback(
+    tmp_path: Path, words: list[str], unbuffered: str
+) -> None:
+    (tmp_path / "hello.py").write_text("print('hello')\n")
+
+    def to(descriptor: int) -> tuple[int, str]:
         done = subprocess.run(
-            command,
-            env=env,
-            stdout=full,
+            [sys.executable, "-m", "ssdag.cli.main", *words],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered},
+            stdout=descriptor,
             stderr=subprocess.PIPE,
             text=True,
             timeout=60,
             check=False,
         )
-    assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
+        os.close(descriptor)
+        return done.returncode, done.stderr
+
+    assert to(os.open("/dev/full", os.O_WRONLY)) == (1, "error: No space left on device\n")
     reader, writer = os.pipe()
     os.close(reader)
-    with os.fdopen(writer, "w") as closed:
-        done = subprocess.run(
-            command,
-            env=env,
-            stdout=closed,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    assert (done.returncode, done.stderr) == (1, "")
+    assert to(writer) == (1, "")
 
 
 def test_a_script_sees_what_it_would_see_without_us(tmp_path: Path) -> None:
