@@ -109,13 +109,37 @@ def dump_function(func: Callable[..., Any]) -> bytes:
     if name is not None:
         return pickle.dumps(name, 5)
     try:
-        return pickle.dumps(dumps(func), 5)
+        return pickle.dumps(_by_value(func), 5)
     except SerializationError as error:
         shown = getattr(func, "__qualname__", repr(type(func)))
         raise SerializationError(
             f"function {shown} cannot be sent to a worker ({error}); define it at module "
             "level, or pass what it closes over as an argument"
         ) from error
+
+
+def _by_value(func: Callable[..., Any]) -> bytes:
+    """Pickle a function with its code, also where pickle would write a name.
+
+    It does so for every function of a module that is loaded here, and would have the
+    worker import a module that it cannot find.
+    """
+    inner: Any = func
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    name = getattr(inner, "__module__", None)
+    module = sys.modules.get(name) if isinstance(name, str) else None
+    if module is None or name == "__main__" or _importable(module.__name__):
+        return dumps(func)
+    import cloudpickle
+
+    # For good: classes of the module may come as arguments.
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        by_value: bytes = cloudpickle.dumps(func, 5)
+    except Exception as error:  # user code
+        raise SerializationError(f"{type(error).__name__}: {error}") from error
+    return by_value
 
 
 def load_function(blob: bytes) -> Callable[..., Any]:
