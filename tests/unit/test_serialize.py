@@ -39,6 +39,11 @@ class RefusesInWords(Exception):
     __repr__ = __str__
 
 
+class RefusesAsWeDo:
+    def __reduce__(self) -> Any:
+        raise SerializationError("in my own words")
+
+
 class RaisesThat:
     def __reduce__(self) -> Any:
         raise RefusesInWords
@@ -100,6 +105,11 @@ def test_a_second_attempt_forgets_the_buffers_of_the_first() -> None:
 def test_what_cannot_be_pickled_is_named(value: object) -> None:
     with pytest.raises(SerializationError, match=f"a {type(value).__name__} cannot be pickled"):
         dumps(value)
+
+
+def test_a_refusal_of_our_own_kind_keeps_its_words() -> None:
+    with pytest.raises(SerializationError, match=r"^in my own words$"):
+        dumps([RefusesAsWeDo()])
 
 
 def test_the_culprit_is_found() -> None:
@@ -295,7 +305,13 @@ def test_circles_and_long_chains_end() -> None:
     errors = [ValueError(i) for i in range(1000)]
     for error, cause in itertools.pairwise(errors):
         error.__cause__ = cause
-    assert isinstance(back(errors[0]).__cause__, ValueError)
+    link: BaseException | None = back(errors[0])
+    length = 0
+    while link is not None:
+        assert link.args == (length,)
+        link = link.__cause__
+        length += 1
+    assert length == 20
 
 
 def test_a_cause_that_cannot_be_sent_does_not_cost_the_error_its_type() -> None:
@@ -310,6 +326,7 @@ def test_a_cause_that_cannot_be_sent_does_not_cost_the_error_its_type() -> None:
     twin = back(chained(ValueError("inner"), Locked("held"), how="cause"))
     assert isinstance(twin, RemoteError)
     assert type(twin.__cause__) is ValueError
+    assert "ValueError: inner" in twin.traceback_text
 
 
 @pytest.mark.parametrize("bad", [Locked("held"), ValueError("held", Refuses())])
