@@ -86,7 +86,7 @@ class FluxLauncher(Launcher):
             line.append(f"--time-limit={math.ceil(step.walltime_s)}s")
         # Flux expands $NAME in values; $$ is one dollar.
         line += [f"--env={name}={value.replace('$', '$$')}" for name, value in step.env.items()]
-        return [*line, *step.options, *rank_command(step)]
+        return [*line, *step.options, *rank_command(step, separated=False)]
 
     def parse(
         self, line: Sequence[str], files: Mapping[str, str] | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ssdag.launchers.base import Launcher
-from ssdag.launchers.erf import erf_text, read_erf
+from ssdag.launchers.erf import Nodes, erf_text, read_erf
 from ssdag.launchers.parse import after, number, split_options
 from ssdag.launchers.placement import named_file
 from ssdag.launchers.program import rank_command, read_rank_command
@@ -37,6 +37,8 @@ class JsrunLauncher(Launcher):
         Whose a resource set is.
     hosts : tuple of str
         The compute nodes of the allocation, in its order: jsrun knows them by number.
+    threads_per_core : int
+        Logical CPUs of a core (``bsub -alloc_flags smt4``), of which an ERF names all.
     options : tuple of str
         More options, for every launch.
     """
@@ -44,6 +46,7 @@ class JsrunLauncher(Launcher):
     executable: str = "jsrun"
     share: Literal["rank", "node"] = "rank"
     hosts: tuple[str, ...] = ()
+    threads_per_core: int = 1
     options: tuple[str, ...] = ()
 
     name = "jsrun"
@@ -71,7 +74,10 @@ class JsrunLauncher(Launcher):
             line.append(f"--chdir={first.cwd}")
         for name, value in first.env.items():
             line += ["-E", f"{name}={value}"]
-        return [*line, *first.options, *rank_command(first)]
+        return [*line, *first.options, *rank_command(first, separated=False)]
+
+    def _nodes(self) -> Nodes:
+        return Nodes(tuple(self.hosts), self.threads_per_core)
 
     def _resource_sets(self, step: Step) -> list[str]:
         sets, tasks = step.ranks, 1
@@ -111,7 +117,7 @@ class JsrunLauncher(Launcher):
         for step in steps:
             if step.memory_per_node_bytes is not None:
                 raise self.unsupported("memory beside named hosts or cores", "leave it out")
-        return named_file("erf", erf_text(steps, self.hosts, self.unsupported))
+        return named_file("erf", erf_text(steps, self._nodes(), self.unsupported))
 
     def parse(
         self, line: Sequence[str], files: Mapping[str, str] | None = None
@@ -121,7 +127,7 @@ class JsrunLauncher(Launcher):
         erf = [word for word in words if word.startswith("--erf_input=")]
         if erf and words[0] == erf[0]:
             text = (files or {})[erf[0].partition("=")[2].rpartition("/")[2]]
-            placed = read_erf(text, self.hosts)
+            placed = read_erf(text, self._nodes())
             if placed[0][0]:
                 # The programs stand in the file, so what is left are options.
                 steps = [

@@ -132,7 +132,7 @@ class MpiexecLauncher(Launcher):
                 else:
                     own["cwd"] = values[0]
             if hosts:
-                own |= _take_hosts(hosts, own["ranks"])
+                own |= _take_hosts(hosts, own["ranks"], alone=len(parts) == 1)
             steps.append(Step(argv=tuple(argv), env=env, options=options, **shared | own))
         return tuple(steps)
 
@@ -146,9 +146,9 @@ def _read_host(text: str) -> tuple[str, int | None]:
     return host, number("-hosts", count) if colon else None
 
 
-def _take_hosts(hosts: list[tuple[str, int | None]], ranks: int) -> dict[str, Any]:
+def _take_hosts(hosts: list[tuple[str, int | None]], ranks: int, *, alone: bool) -> dict[str, Any]:
     """Take the hosts of one program off the list that all programs share."""
-    if hosts[0][1] is None:
+    if alone:
         return {"hosts": tuple(host for host, _ in hosts)}
     names: list[str] = []
     counts: list[int] = []

@@ -24,25 +24,36 @@ _CHANGE_FOLDER = 'cd "$0" && exec "$@"'
 
 #: ``sh -c SELECT_GPUS gpus COUNT VARIABLE command...``: the rank's share of the GPUs that
 #: VARIABLE names, or of 0, 1, 2 ... where it is not set, by the rank's place in its node.
-_SELECT_GPUS = """\
-n=$1 v=$2; shift 2
-l=${OMPI_COMM_WORLD_LOCAL_RANK:-${PALS_LOCAL_RANKID:-${MPI_LOCALRANKID:-${SLURM_LOCALID:-0}}}}
-eval "all=\\${$v-}"
-first=$((l * n)) i=0 mine= got=0
-if [ -n "$all" ]; then
-  set -f; ifs=$IFS; IFS=,
-  for g in $all; do
-    if [ $i -ge $first ] && [ $got -lt $n ]; then mine=$mine${mine:+,}$g; got=$((got + 1)); fi
-    i=$((i + 1))
-  done
-  IFS=$ifs; set +f
-else
-  while [ $got -lt $n ]; do mine=$mine${mine:+,}$((first + got)); got=$((got + 1)); done
-fi
-[ $got -eq $n ] || { echo "rank $l of this node needs $n GPUs of its own, $v=$all" >&2; exit 1; }
-export "$v=$mine"
-exec "$@"
-"""
+_SELECT_GPUS = "; ".join(
+    [
+        "ssdag_n=$1 ssdag_v=$2",
+        "shift 2",
+        "ssdag_l=${MPI_LOCALRANKID:-${SLURM_LOCALID:-0}}",
+        "ssdag_l=${OMPI_COMM_WORLD_LOCAL_RANK:-${PALS_LOCAL_RANKID:-$ssdag_l}}",
+        'eval "ssdag_all=\\${$ssdag_v-any}"',
+        "ssdag_i=0 ssdag_first=$((ssdag_l * ssdag_n)) ssdag_got=0 ssdag_mine=",
+        "set -f",
+        "IFS=,",
+        'if [ "$ssdag_all" = any ]',
+        "then while [ $ssdag_got -lt $ssdag_n ]",
+        "do ssdag_mine=$ssdag_mine${ssdag_mine:+,}$((ssdag_first + ssdag_got))",
+        "ssdag_got=$((ssdag_got + 1))",
+        "done",
+        "else for ssdag_g in $ssdag_all",
+        "do if [ $ssdag_i -ge $ssdag_first ] && [ $ssdag_got -lt $ssdag_n ]",
+        "then ssdag_mine=$ssdag_mine${ssdag_mine:+,}$ssdag_g ssdag_got=$((ssdag_got + 1))",
+        "fi",
+        "ssdag_i=$((ssdag_i + 1))",
+        "done",
+        "fi",
+        "if [ $ssdag_got -lt $ssdag_n ]",
+        'then echo "local rank $ssdag_l needs $ssdag_n GPUs of its own: $ssdag_v=$ssdag_all" >&2',
+        "exit 1",
+        "fi",
+        'export "$ssdag_v=$ssdag_mine"',
+        'exec "$@"',
+    ]
+)
 
 
 def is_plain(name: str, value: str) -> bool:
@@ -81,6 +92,7 @@ def rank_command(
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
     gpus: str | None = None,
+    separated: bool = True,
 ) -> list[str]:
     """Return what a rank executes, with what the launcher has no option for in front.
 
@@ -93,10 +105,12 @@ def rank_command(
         The working directory, if the launcher cannot set it.
     gpus : str, optional
         Name of the variable that hides GPUs, if each rank must choose its own.
+    separated : bool
+        Whether a colon alone would separate two programs.
     """
     argv = list(step.program)
-    if ":" in argv or "=" in argv[0]:
-        # A colon alone would separate two programs; env would take "a=b" as a variable.
+    if (separated and ":" in argv) or (env and "=" in argv[0]):
+        # env would take a command that is called "a=b" as a variable.
         argv = ["sh", "-c", "exec " + shlex.join(argv)]
     if gpus is not None and step.gpus_per_rank is not None:
         argv = ["sh", "-c", _SELECT_GPUS, "gpus", str(step.gpus_per_rank), gpus, *argv]

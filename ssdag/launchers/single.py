@@ -49,7 +49,9 @@ class SingleLauncher(Launcher):
             raise self.unsupported(f"ranks={step.ranks} on {step.node_count or 1} nodes", mpi)
         if step.binding == "core":
             raise self.unsupported("binding='core'", "name the cores")
-        line = rank_command(step, env=step.env, cwd=step.cwd, gpus=self.gpu_variable)
+        line = rank_command(
+            step, env=step.env, cwd=step.cwd, gpus=self.gpu_variable, separated=False
+        )
         if isinstance(step.binding, tuple):
             line = ["taskset", "-c", ",".join(map(str, step.binding)), *line]
         return line

@@ -109,7 +109,9 @@ class SrunLauncher(Launcher):
             if getattr(step, field) is not None
         ]
         if step.memory_per_node_bytes is not None:
-            flags.append(f"--mem={-(-step.memory_per_node_bytes // _MIB)}M")
+            # Slurm reads 0 as all of the node's memory.
+            size = -(-step.memory_per_node_bytes // _MIB)
+            flags.append(f"--mem={size}M" if size else "--mem=0")
         if step.hosts:
             flags.append("--nodelist=" + ",".join(step.hosts))
         if step.cwd is not None:

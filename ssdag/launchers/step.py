@@ -103,6 +103,9 @@ class Step:
             object.__setattr__(self, name, _texts(name, getattr(self, name)))
         if not self.program or not self.program[0]:
             raise ConfigError("Step(argv=...): an executable is needed")
+        if self.program[0].startswith("-"):
+            # A launcher would take it as an option of its own.
+            raise ConfigError(f"Step(argv=...): {self.program[0]!r} cannot be an executable")
         for name, least in _LEAST.items():
             object.__setattr__(self, name, _number(name, getattr(self, name), least))
         if self.ranks is None:
@@ -110,8 +113,8 @@ class Step:
         object.__setattr__(self, "env", _environment(self.env))
         if self.cwd is not None:
             object.__setattr__(self, "cwd", _texts("cwd", [self.cwd])[0])
-            if not self.cwd:
-                raise ConfigError("Step(cwd=''): a folder is needed")
+            if self.cwd in ("", ":"):
+                raise ConfigError(f"Step(cwd={self.cwd!r}): the path of a folder is needed")
         if check_walltime(self.walltime_s) == math.inf:
             raise ConfigError("Step(walltime_s=inf): leave it out for no limit")
         if self.overlap:
