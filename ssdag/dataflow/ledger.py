@@ -175,7 +175,12 @@ class Ledger:
             return None
         self._edge(above.task_id, task.task_id, kind)
         if parent.done():
-            return parent if parent._exception is not None or parent.cancelled() else None
+            if parent._exception is None and not parent.cancelled():
+                return None
+            # It stays open: with the end of the others the task would count as ready
+            # before the caller has failed it.
+            task.waiting += 1
+            return parent
         if parent._children is None:
             parent._children = [task]
         else:
