@@ -7,7 +7,7 @@ set -u
 # One line each: program | Debian package | what is skipped without it
 needs='
 redis-server|redis-server|tests on the Redis of the system (the packaged Valkey is still tested)
-mpirun.openmpi|openmpi-bin|tests on Open MPI (MPICH's mpiexec is still tested)
+mpirun.openmpi|openmpi-bin|tests on Open MPI (the mpiexec of MPICH is still tested)
 '
 
 missing() {
