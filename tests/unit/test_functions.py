@@ -244,7 +244,7 @@ def module(
     file.write_text(MODULE)
     if request.param in ("by hand", "part of a package"):
         if request.param == "part of a package":
-            name = f"numpy.{name}"
+            name = f"ssdag.{name}"
         made = types.ModuleType(name)
         exec(MODULE, made.__dict__)
         monkeypatch.setitem(sys.modules, name, made)
@@ -307,9 +307,12 @@ sys.stdout.buffer.write(pickle.dumps(blobs))
 """
 
 
-def test_functions_of_another_main_by_value() -> None:
+@pytest.mark.parametrize("how", ["-c", "script", "folder"])
+def test_functions_of_another_main_by_value(how: str, tmp_path: Path) -> None:
+    (tmp_path / "__main__.py").write_text(MAIN)
+    words = {"-c": ["-c", MAIN], "script": [f"{tmp_path}/__main__.py"], "folder": [str(tmp_path)]}
     ended = subprocess.run(
-        [sys.executable, "-c", MAIN],
+        [sys.executable, *words[how]],
         capture_output=True,
         check=False,
         timeout=60,
