@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A simulated scheduler, as a test holds it: commands on a PATH, and ways to break it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from shutil import rmtree
+from typing import TYPE_CHECKING, Any
+
+from tests.simulators.command import ask
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = Path(__file__).with_name("command.py")
+
+
+class Simulator:
+    """A scheduler that exists as long as this object is open.
+
+    Parameters
+    ----------
+    kind : str
+        ``pbs``, ``torque``, ``lsf``, ``cobalt`` or ``flux``.
+    nodes : int
+        Hosts; each runs one job at a time.
+
+    Attributes
+    ----------
+    bin : Path
+        Folder of its commands; put it first on PATH.
+    folder : Path
+        Its state, and the spool.
+    server_pid : int
+        The process behind it.
+    """
+
+    def __init__(self, kind: str, nodes: int = 2) -> None:
+        self.kind = kind
+        self.folder = Path(tempfile.mkdtemp(prefix=f"ssdag-{kind}-"))
+        self.bin = self.folder / "bin"
+        self.bin.mkdir()
+        dialect = importlib.import_module(f"tests.simulators.{kind}").Dialect
+        self.commands: tuple[str, ...] = dialect.COMMANDS
+        for name in self.commands:
+            self._shim(name)
+        start = (
+            f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
+            "from tests.simulators.server import main; main()"
+        )
+        words = [kind, str(self.folder), str(os.getpid()), str(nodes)]
+        argv = [sys.executable, "-I", "-S", "-c", start, *words]
+        self._server = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
+        )
+        self.server_pid = self._server.pid
+        assert self._server.stdout is not None
+        with self._server.stdout as ready:
+            if ready.readline() != b"ready\n":
+                self.close()
+                raise RuntimeError(f"the simulator of {kind} did not start")
+
+    def _shim(self, name: str) -> None:
+        words = [sys.executable, "-I", "-S", str(COMMAND), str(self.folder), name]
+        shim = self.bin / name
+        shim.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+        shim.chmod(0o755)
+
+    def __enter__(self) -> Simulator:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it, and everything that its jobs have started."""
+        try:
+            self.control("stop")
+        except OSError:
+            self._server.kill()
+        try:
+            self._server.wait(15)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+            self._server.wait()
+        rmtree(self.folder, ignore_errors=True)
+
+    def env(self) -> dict[str, str]:
+        """Return an environment in which its commands are found first."""
+        return {**os.environ, "PATH": f"{self.bin}{os.pathsep}{os.environ.get('PATH', '')}"}
+
+    def run(self, *argv: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Run one of its commands, by default in its own folder, where stray output goes."""
+        return subprocess.run(
+            argv,
+            capture_output=True,
+            text=True,
+            env=self.env(),
+            cwd=cwd or self.folder,
+            timeout=30,
+            check=False,
+        )
+
+    # -- what can happen to it -------------------------------------------------------
+
+    def control(self, control: str, **more: Any) -> list[dict[str, Any]]:
+        """Do something to the scheduler; return its own view of the jobs that it is about."""
+        answer = ask(str(self.folder), {"control": control, **more})
+        if "error" in answer:
+            raise ValueError(answer["error"])
+        jobs: list[dict[str, Any]] = answer["jobs"]
+        return jobs
+
+    def fault(
+        self,
+        command: str,
+        kind: str,
+        times: int = 1_000_000,
+        seconds: float = 0.0,
+        answer: dict[str, Any] | None = None,
+    ) -> None:
+        """Let a command (``*``: each) go wrong.
+
+        Parameters
+        ----------
+        command : str
+            Name of the command.
+        kind : str
+            ``down`` (the scheduler is not there), ``slow`` (by `seconds`), ``hang``,
+            ``garbled``, ``empty`` (nothing, and return code 0) or ``answer`` (what is given).
+        times : int
+            How often.
+        """
+        more = {"kind": kind, "times": times, "seconds": seconds, "answer": answer}
+        ask(str(self.folder), {"control": "fault", "command": command, **more})
+
+    def heal(self) -> None:
+        """End all faults."""
+        self.control("heal")
+
+    def job(self, job_id: str) -> list[dict[str, Any]]:
+        """Return the truth about a job: one entry, or one for each task of an array."""
+        return self.control("look", number=self.number(job_id))
+
+    @staticmethod
+    def number(job_id: str) -> int:
+        """Return the number in an id."""
+        return int("".join(c for c in job_id.partition(".")[0] if c.isdigit()))
