@@ -71,17 +71,8 @@ def _give(hub: Hub, link: Link, limit: int) -> None:
                 entries = None
             else:
                 arguments, entries = hub.pack(link, packer, task, args, kwargs)
-        except SerializationError as error:
-            error.task_id = task.task_id
-            failed.append(Outcome(task, error=error))
-            continue
         except BaseException as raised:  # __reduce__ is user code, and may even exit
-            failure = SerializationError(
-                f"task {task.task_id} ({task.app.name}) cannot be sent to a worker: pickling it "
-                f"raised {type(raised).__name__}"
-            )
-            failure.__cause__ = raised
-            failed.append(Outcome(task, error=failure))
+            failed.append(unsendable(task, raised))
             continue
         if function not in link.known:
             link.known.add(function)
@@ -116,15 +107,36 @@ def pack(
     taken: list[Handle] = []
     LEASES.taken = taken
     try:
-        payload, entries = packer.pack((args, kwargs))
+        payload, entries = pickled(packer, task, args, kwargs)
+    finally:
+        LEASES.taken = None
+    return payload, lease(hub, link, entries, taken)
+
+
+def pickled(
+    packer: Packer, task: Task, args: tuple[Any, ...], kwargs: dict[str, Any] | None
+) -> tuple[bytes, list[Any] | None]:
+    """Pickle a task's arguments; an error says which of them is the culprit."""
+    try:
+        return packer.pack((args, kwargs))
     except SerializationError as error:
         culprit = name_culprit(args, kwargs)
         raise SerializationError(
             f"task {task.task_id} ({task.app.name}): {culprit} cannot be sent to a worker: {error}"
         ) from error
-    finally:
-        LEASES.taken = None
-    return payload, lease(hub, link, entries, taken)
+
+
+def unsendable(task: Task, raised: BaseException) -> Outcome:
+    """Make the outcome of a task that cannot be sent."""
+    if isinstance(raised, SerializationError):
+        raised.task_id = task.task_id
+        return Outcome(task, error=raised)
+    failure = SerializationError(
+        f"task {task.task_id} ({task.app.name}) cannot be sent to a worker: pickling it "
+        f"raised {type(raised).__name__}"
+    )
+    failure.__cause__ = raised
+    return Outcome(task, error=failure)
 
 
 def lease(hub: Hub, link: Link, entries: list[Any] | None, taken: list[Handle]) -> Any:

@@ -166,7 +166,7 @@ class Hub(threading.Thread):
             self._poll.close()
 
     def _turn(self) -> None:
-        dispatch.feed(self)
+        self.feed()
         timeout = self.tick()
         self._hungry = self._has_room()
         if (self._hungry and len(self.queue)) or self._calls:
@@ -217,6 +217,10 @@ class Hub(threading.Thread):
 
     # -- what a hub beneath another one does in its own way ----------------------------
 
+    def feed(self) -> None:
+        """Give queued tasks to workers that have room."""
+        dispatch.feed(self)
+
     def tick(self) -> float | None:
         """Do what is due; return seconds until the next time, or None."""
         return revoking.tick(self)
@@ -241,6 +245,10 @@ class Hub(threading.Thread):
     ) -> tuple[Any, BaseException | None]:
         """Return the value or the error of a result that is not plain."""
         return answers.load(link, code, value, entries, buffers)
+
+    def also_wake(self, fd: int) -> None:
+        """Have the loop turn, too, when a descriptor is readable."""
+        self._poll.register(fd, select.EPOLLIN)
 
     def own_handle(self, path: str, size: int) -> Handle:
         """Return a hold on a segment of our own pool, for a worker that reads it."""

@@ -58,7 +58,7 @@ def cancel(hub: Hub, task: Task) -> None:
     for link in hub.links:
         place = link.place_of(task)
         if place >= 0:
-            _take_back(link, place, task, kill=True)
+            take_back(link, place, task, kill=True)
             if link.done + 1 + place <= link.page.counters[1]:
                 doom(link, task, None)
                 _kill_if_due(hub, link)
@@ -93,11 +93,12 @@ def steal(hub: Hub) -> bool:
         for at in behind[len(behind) // 2 :]:
             held = fifo[at]
             assert held is not None
-            _take_back(link, at, held, kill=False)
+            take_back(link, at, held, kill=False)
     return crowded
 
 
-def _take_back(link: Link, place: int, task: Task, *, kill: bool) -> None:
+def take_back(link: Link, place: int, task: Task, *, kill: bool) -> None:
+    """Take a task back from a worker, unless it has begun; with `kill` also then."""
     number = link.done + 1 + place
     link.page.revoke(number)
     link.taken_back.append((number, task, kill))
