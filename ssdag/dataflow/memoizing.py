@@ -62,6 +62,7 @@ class Memoizing:
     def _run(self) -> None:
         while (function := self._calls.get()) is not None:
             function()
+            del function  # it holds a task, which would live until the next one comes
 
     def before(self, task: Task, ledger: Ledger) -> Outcome | Any | None:
         """Look a call up.
