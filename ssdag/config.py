@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 from dataclasses import dataclass, field, fields
 from importlib.metadata import entry_points
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 #: What an object must have to be an executor; ``executors/base.py`` says what it means.
 _EXECUTOR_METHODS = ("start", "submit", "cancel", "shutdown", "capacity", "outstanding")
+#: Fields that hold objects, which a file cannot.
+_OBJECTS = {"listeners", "retry_handler"}
 
 
 @dataclass(frozen=True)
@@ -116,8 +119,12 @@ class Config:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not a TOML file: {error}") from error
-        known = {item.name for item in fields(cls)} - {"listeners", "retry_handler"}
+        known = {item.name for item in fields(cls)} - _OBJECTS
         for name in content:
+            if name in _OBJECTS:
+                raise ConfigError(
+                    f"{path}: {name!r} takes objects: set it in Python, not in a file"
+                )
             if name not in known:
                 raise ConfigError(f"{path}: unknown field {name!r}{near(name, known)}")
         if isinstance(content.get("checkpoint"), str):
@@ -148,13 +155,30 @@ def _executor_of(table: dict[str, Any], path: str | os.PathLike[str]) -> Any:
             f"{kind!r} is none of them{near(str(kind), kinds)}"
         )
     try:
-        return kinds[kind].load()(**table)
+        factory = kinds[kind].load()
+        for name in table:
+            _check_option(factory, name, f"executor {kind!r}")
+        return factory(**table)
     except TypeError as error:
         raise ConfigError(f"{path}: executor {kind!r}: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     except Exception as error:  # plug-in load
         raise ConfigError(f"{path}: executor {kind!r} cannot be loaded: {error}") from error
+
+
+def _check_option(factory: Any, name: str, where: str) -> None:
+    """Refuse an option that `factory` does not take, and name the nearest that it does."""
+    try:
+        parameters = inspect.signature(factory).parameters
+    except ValueError:  # a factory written in C may not tell
+        return
+    if name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    raise ConfigError(
+        f"{where} takes no option {name!r}{near(name, parameters)} "
+        f"(it takes {', '.join(parameters)})"
+    )
 
 
 def near(name: str, known: Iterable[str]) -> str:
