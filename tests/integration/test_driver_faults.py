@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ssdag.wire.process import Process, spawn
-from tests.conftest import SHARED_MEMORY
+from tests.conftest import SHARED_MEMORY, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -257,6 +257,21 @@ def test_killed_while_it_starts(
         driver.wait_for("up")
         time.sleep(length_s * (i + 0.5) / 8)
         driver.end(signum)
+
+
+def test_driver_and_guard_killed(drivers: list[Driver], tmp_path: Path) -> None:
+    """Workers see the end of their connection; the next engine removes the segments."""
+    drivers.append(driver := Driver(SCRIPT, tmp_path / "1", "rude", "arrays", str(tmp_path)))
+    driver.wait_for("there")
+    (reaper,) = (line for line in driver.marked() if "/wire/reaper.py" in line)
+    os.kill(int(reaper.partition(":")[0]), signal.SIGKILL)
+    driver.process.send_signal(signal.SIGKILL)
+    driver.process.wait(DEADLINE_S)
+    wait_until(lambda: not driver.marked(), DEADLINE_S, "the workers have ended")
+    drivers.append(second := Driver(SCRIPT, tmp_path / "2", "rude", "arrays", str(tmp_path)))
+    second.wait_for("there")
+    assert driver.left() == []
+    second.end(signal.SIGKILL)
 
 
 # -- the checkpoint -----------------------------------------------------------------------
