@@ -15,6 +15,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytest_plugins = ["tests.clusters.fixtures"]
+
 SHARED_MEMORY = Path("/dev/shm")
 
 #: Processes, threads and segments may take this long to go after a test has ended.

@@ -7,6 +7,8 @@ set -u
 # One line each: program | Debian package | what is skipped without it
 needs='
 redis-server|redis-server|tests on the Redis of the system (the packaged Valkey is still tested)
+slurmctld|slurm-wlm munge|tests on a real Slurm
+/usr/lib/gridengine/sge_qmaster|gridengine-master gridengine-exec gridengine-client iproute2|tests on a real Grid Engine
 mpirun.openmpi|openmpi-bin|tests on Open MPI (the mpiexec of MPICH is still tested)
 '
 
@@ -25,9 +27,14 @@ if [ "$(id -u)" = 0 ]; then
         packages=$(printf '%s\n' "$absent" | cut -d'|' -f2 | tr ' ' '\n' | sort -u | tr '\n' ' ')
         echo "apt-get install $packages"
         export DEBIAN_FRONTEND=noninteractive
+        # Grid Engine's package would ask for the name of a cell.
+        command -v debconf-set-selections >/dev/null 2>&1 &&
+            echo 'gridengine-master shared/gridengineconfig boolean false' | debconf-set-selections
         # RUNLEVEL=1: a package must not start its service; the tests start their own.
         apt() { RUNLEVEL=1 apt-get -qq -o Acquire::Retries=1 -o Acquire::http::Timeout=30 "$@" </dev/null >/dev/null 2>&1; }
-        if apt update && apt install -y --no-install-recommends $packages; then
+        # One by one if not together: one that this system does not have must not stop others.
+        if apt update && { apt install -y --no-install-recommends $packages ||
+            for package in $packages; do apt install -y --no-install-recommends "$package"; done; :; }; then
             absent=$(missing)
             why='not in the package'
         else

@@ -8,7 +8,7 @@ To add one, write a subclass with
 * pure functions: :meth:`~BatchProvider.directives`, :meth:`~BatchProvider.submit_command`,
   :meth:`~BatchProvider.status_command`, :meth:`~BatchProvider.parse`,
   :meth:`~BatchProvider.cancel_command`;
-* :meth:`~BatchProvider.allocation` and :meth:`~BatchProvider.launcher`;
+* ``launcher_name`` and :meth:`~BatchProvider.allocation`;
 * where needed :meth:`~BatchProvider.resolve`, a second source for jobs that the first does
   not name (accounting), and :meth:`~BatchProvider.member_id`, for arrays.
 
@@ -25,6 +25,7 @@ from __future__ import annotations
 import logging
 import threading
 from abc import abstractmethod
+from importlib import import_module
 from typing import TYPE_CHECKING, ClassVar
 
 from ssdag.errors import ConfigError, ProviderError, SubmitError, UnsupportedError
@@ -82,8 +83,9 @@ class BatchProvider(Provider):
     id_pattern: ClassVar[re.Pattern[str]]
     #: Every word that the scheduler has for a state.
     states: ClassVar[Mapping[str, JobState]]
-    #: The scheduler's own names of options.
+    #: The scheduler's own names of options, and defaults that differ from the usual ones.
     aliases: ClassVar[Mapping[str, str]] = {}
+    defaults: ClassVar[Mapping[str, object]] = {}
     #: Shell text of the job's id as ``poll`` knows it, and that of an array's task.
     own_id: ClassVar[str]
     own_member_id: ClassVar[str] = ""
@@ -91,12 +93,18 @@ class BatchProvider(Provider):
     own_index: ClassVar[str] = ""
     #: Whether scripts send their output into the job's files themselves.
     redirect: ClassVar[bool] = False
+    #: Shell text that scripts run at their end, with their exit code in ``$ssdag_code``.
+    at_exit: ClassVar[str] = ""
     #: Whether the scheduler says of a cancelled job that it was cancelled.
     cancel_is_told: ClassVar[bool] = False
     #: Words of a cancel command that fails because the jobs are gone already.
     gone_pattern: ClassVar[re.Pattern[str]]
     #: Words of a submission that fails because the scheduler cannot be reached.
     unreachable_pattern: ClassVar[re.Pattern[str]]
+    #: Variables (their beginnings) of an allocation that must not reach our commands.
+    foreign_variables: ClassVar[re.Pattern[str] | None] = None
+    #: The class in ``ssdag.launchers`` that starts steps in this scheduler's allocations.
+    launcher_name: ClassVar[str]
     #: Most ids that one status command takes.
     ids_per_query: ClassVar[int] = 2000
 
@@ -112,8 +120,8 @@ class BatchProvider(Provider):
         for name, value in (("timeout_s", timeout_s), ("lost_after_s", lost_after_s)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
                 raise ConfigError(f"{self.name}: {name}={value!r}: seconds above 0 are needed")
-        self.options = BlockOptions.of(self.name, options, self.aliases)
-        self.runner = runner or LocalRunner()
+        self.options = BlockOptions.of(self.name, {**self.defaults, **options}, self.aliases)
+        self.runner = runner or LocalRunner(self.foreign_variables)
         self.timeout_s = float(timeout_s)
         self._launcher = launcher
         self._jobs = JobTable(float(lost_after_s), self.cancel_is_told)
@@ -167,6 +175,10 @@ class BatchProvider(Provider):
         """
         return {}
 
+    def first_lines(self, job: JobSpec) -> list[str]:
+        """Return shell lines that run before everything of the job's own."""
+        return []
+
     def member_id(self, job_id: str, index: int) -> str:
         """Return the id of an array's task, `index` from 0, as the status command has it."""
         raise UnsupportedError(f"{self.name}: no job arrays")
@@ -182,6 +194,8 @@ class BatchProvider(Provider):
             own_id=self.own_id if job.array is None else self.own_member_id,
             index=self.own_index,
             redirect=self.redirect,
+            first=self.first_lines(job),
+            at_exit=self.at_exit,
         )
 
     def _bare(self, text: str) -> str:
@@ -277,13 +291,14 @@ class BatchProvider(Provider):
     def _ask_further(self, missing: list[str]) -> None:
         found = self.resolve(missing)
         for job_id in missing:
-            status = found.get(job_id) or self._from_file(job_id)
+            status = found.get(job_id) or self.from_file(job_id)
             if status is None:
                 self._jobs.miss(job_id)
             else:
                 self._jobs.learn(job_id, status)
 
-    def _from_file(self, job_id: str) -> JobStatus | None:
+    def from_file(self, job_id: str) -> JobStatus | None:
+        """Return the end that a job's own script has written down; None if there is none."""
         job = self._jobs.spec(job_id)
         if job is None:
             return None
@@ -316,6 +331,12 @@ class BatchProvider(Provider):
         self._jobs.mark_cancelled(
             one for job_id in open_ids for one in self._arrays.get(job_id, (job_id,))
         )
+
+    def launcher(self) -> Launcher:
+        """See :meth:`Provider.launcher`."""
+        if self._launcher is None:
+            self._launcher = getattr(import_module("ssdag.launchers"), self.launcher_name)()
+        return self._launcher
 
     def is_only_gone(self, answer: Answer) -> bool:
         """Say whether a failed cancel command only found that jobs have ended before."""

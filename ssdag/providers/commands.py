@@ -18,6 +18,7 @@ from ssdag.errors import ProviderError
 from ssdag.wire.process import spawn
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Sequence
 
 #: No answer of a scheduler that we read is longer; one that is cannot be trusted.
@@ -93,7 +94,23 @@ class Runner(ABC):
 
 
 class LocalRunner(Runner):
-    """Runs commands on this machine, each in its own session."""
+    """Runs commands on this machine, each in its own session.
+
+    Parameters
+    ----------
+    without : pattern, optional
+        Variables of our environment whose names begin so are not passed on: inside an
+        allocation those of the job that we are in would change the one that we submit.
+    """
+
+    def __init__(self, without: re.Pattern[str] | None = None) -> None:
+        self._without = without
+
+    def _env(self) -> dict[str, str] | None:
+        if self._without is None:
+            return None
+        drop = self._without.match
+        return {name: value for name, value in os.environ.items() if not drop(name)}
 
     def run(self, argv: Sequence[str], timeout_s: float, stdin: str | None = None) -> Answer:
         """See :meth:`Runner.run`."""
@@ -108,6 +125,7 @@ class LocalRunner(Runner):
             try:
                 process = spawn(
                     argv,
+                    env=self._env(),
                     stdout=fds[0],
                     stderr=fds[1],
                     stdin=fds[2] if stdin is not None else None,

@@ -69,7 +69,7 @@ def base_path(job: JobSpec) -> str:
     UnsupportedError
         Folder or name hold a line break or another control character.
     """
-    name = one_line("the job name", job.name).replace("/", "_")
+    name = re.sub(r"[/\\]", "_", one_line("the job name", job.name))
     return os.path.join(one_line("the folder", job.folder), name)
 
 
@@ -91,6 +91,8 @@ def build(
     own_id: str,
     index: str = "",
     redirect: bool = False,
+    first: Iterable[str] = (),
+    at_exit: str = "",
 ) -> str:
     """Return the text of a script; pure.
 
@@ -107,6 +109,10 @@ def build(
     redirect : bool
         True if the script itself sends stdout and stderr into the job's files, because
         the scheduler cannot, or does so only at the end.
+    first : iterable of str
+        Shell lines that run before everything of the job's own.
+    at_exit : str
+        Shell text, without single quotes, that runs last; ``$ssdag_code`` is the exit code.
 
     Raises
     ------
@@ -125,10 +131,9 @@ def build(
     lines.append(f'ssdag_file={quote(base_path(job))}."{own_id.replace("/", "_")}"')
     if not job.rerunnable:
         lines += _refuse_second_run()
-    lines.append(
-        "trap 'ssdag_code=$?; "
-        '[ "${ssdag_ended:-}$ssdag_code" = 0 ] || echo "$ssdag_code" >"$ssdag_file.exit"\' EXIT'
-    )
+    keep = '[ "${ssdag_ended:-}$ssdag_code" = 0 ] || echo "$ssdag_code" >"$ssdag_file.exit"'
+    lines.append(f"trap 'ssdag_code=$?; {keep}{'; ' if at_exit else ''}{at_exit}' EXIT")
+    lines += first
     lines += [f"export {name}={quote(value)}" for name, value in sorted(job.env.items())]
     if job.modules or job.worker_init.strip():
         lines.append(_CHECK_INIT)

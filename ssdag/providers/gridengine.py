@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Grid Engine: Sun's, Son of, Univa, Altair, Open Cluster. Written after 8.1.9's pages.
+
+``qstat`` forgets a job as soon as it has ended; ``qacct`` knows it some seconds later. It
+knows slots and no nodes: more than one core needs a parallel environment of the site.
+Exit codes 99 and 100 would make Grid Engine run a job again, or keep it in an error state:
+the script then ends with 98, and its own code is read from the file that it wrote.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from shlex import quote
+from typing import TYPE_CHECKING, ClassVar
+from xml.etree import ElementTree
+
+from ssdag.errors import UnsupportedError
+from ssdag.providers import script as scripts
+from ssdag.providers.base import Allocation, JobSpec, JobStatus, Node
+from ssdag.providers.batch import BatchProvider, QueryError
+from ssdag.providers.gpus import visible_gpus
+from ssdag.providers.options import clock_of, megabytes_of
+from ssdag.providers.records import ended
+from ssdag.states import JobState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ssdag.providers.commands import Answer
+
+# sge_status(5), "Job state"; `z` is not listed there for each product.
+_STATES = {
+    JobState.PENDING: "qw Rq Rqw Rwq",
+    JobState.HELD: "hqw hRwq hRqw s ts S tS T tT Rs Rts RS RtS RT RtT",
+    JobState.RUNNING: "r hr t Rr Rt hRr dr dt dRr dRt ds dS dT dRs dRS dRT",
+    JobState.FAILED: "Eqw Ehqw EhRqw ERqw",
+    JobState.COMPLETED: "z",
+}
+# sge_status(5), the "failed" codes after which the job runs again.
+_RUNS_AGAIN = (24, 25)
+_TIME_LIMIT = 37
+_BY_SIGNAL = (17, 100)
+_HIDDEN_EXIT_CODE = 98
+
+
+class GridEngineProvider(BatchProvider):
+    """Jobs by ``qsub``; allocations by ``PE_HOSTFILE``.
+
+    Parameters
+    ----------
+    parallel_environment : str, optional
+        The site's name of a parallel environment. It must put ``cores_per_node`` slots on
+        each host. Needed for more than one node or core.
+    **options
+        See :class:`~ssdag.providers.batch.BatchProvider`. ``exclusive`` is False by
+        default, since it needs a resource called "exclusive" that not every site has.
+
+    Raises
+    ------
+    ConfigError
+        An option is unknown or has a wrong value.
+    """
+
+    name = "gridengine"
+    mark = "#$"
+    id_pattern = re.compile(r"^(?P<id>\d+)(?:\.\d+-\d+:\d+)?\s*$", re.MULTILINE)
+    states: ClassVar[Mapping[str, JobState]] = {
+        word: state for state, words in _STATES.items() for word in words.split()
+    }
+    defaults: ClassVar[Mapping[str, object]] = {"exclusive": False}
+    own_id = "$JOB_ID"
+    own_member_id = "$JOB_ID.$SGE_TASK_ID"
+    own_index = "$((SGE_TASK_ID - 1))"
+    redirect = True
+    at_exit = f'case "$ssdag_code" in 99|100) exit {_HIDDEN_EXIT_CODE};; esac'
+    gone_pattern = re.compile(r"does not exist|already in deletion|has (deleted|registered)")
+    unreachable_pattern = re.compile(r"commlib error|unable to contact qmaster|got select error")
+    launcher_name = "SingleLauncher"
+
+    def __init__(self, *, parallel_environment: str | None = None, **options: object) -> None:
+        super().__init__(**options)  # type: ignore[arg-type]
+        self._environment = parallel_environment
+
+    def directives(self, job: JobSpec) -> list[str]:
+        """See :meth:`BatchProvider.directives`."""
+        for name in ("qos", "constraint"):
+            if getattr(job, name):
+                raise UnsupportedError(f"Grid Engine has no {name}; use directives=('-l ...',)")
+        if job.gpus_per_node:
+            raise UnsupportedError(
+                "Grid Engine sites have names of their own for GPUs: use "
+                "directives=('-l gpu=1',) or what yours has"
+            )
+        slots = job.nodes * (job.cores_per_node or 1)
+        if slots > 1 and not self._environment:
+            raise UnsupportedError(
+                f"{job.nodes} nodes with {job.cores_per_node or 1} cores: Grid Engine needs "
+                "parallel_environment=, one of those that `qconf -spl` lists"
+            )
+        # A name is a label there, with few letters allowed; our files keep the real one.
+        label = re.sub(r"[^\w.+-]|^(?=\d)", "_", scripts.one_line("the name", job.name), flags=re.A)
+        memory = job.memory_per_node_bytes
+        per_slot = -(-memory // (job.cores_per_node or 1)) if memory else 0
+        texts = [
+            "-S /bin/bash",
+            f"-N {label}",
+            "-o /dev/null",
+            "-e /dev/null",
+            f"-l h_rt={clock_of(job.walltime_s)}",
+            f"-r {'y' if job.rerunnable else 'n'}",
+        ]
+        for mark, value in (
+            (f"-pe {self._environment}", slots if slots > 1 else None),
+            ("-q", job.queue),
+            ("-P", job.account),
+            ("-ar", job.reservation),
+            ("-t", f"1-{job.array}" if job.array is not None else None),
+            ("-hold_jid", ",".join(job.after)),
+        ):
+            if value:
+                texts.append(f"{mark} {_word(mark, str(value))}")
+        if memory:
+            texts.append(f"-l h_vmem={megabytes_of(per_slot)}M")
+        if job.exclusive:
+            texts.append("-l exclusive=true")
+        return texts
+
+    def script(self, job: JobSpec) -> str:
+        """See :meth:`Provider.script`."""
+        text = super().script(job)
+        body = "\n".join((*job.commands, job.worker_init))
+        if re.search(r"^\s*#\$", body, re.MULTILINE):
+            raise UnsupportedError(
+                f"job {job.name!r}: a line begins with #$, which Grid Engine takes for options "
+                "wherever it stands; use directives="
+            )
+        return text
+
+    def first_lines(self, job: JobSpec) -> list[str]:
+        """Wait for jobs that must end *well*: -hold_jid lets go when they end somehow."""
+        lines = []
+        for job_id in job.after:
+            spec = self._jobs.spec(job_id)
+            if spec is None or spec.array is not None:
+                raise UnsupportedError(
+                    f"after={job_id!r}: Grid Engine does not tell a job how another one ended; "
+                    "only single jobs that this provider submitted can be waited for"
+                )
+            path = quote(scripts.exit_path(spec, job_id))
+            lines.append(
+                f'if [ "$(cat {path})" != 0 ]; then echo "ssdag: job {job_id}, which must end '
+                'well first, did not" >&2; exit 1; fi'
+            )
+        return lines
+
+    def submit_command(self, job: JobSpec, path: str) -> list[str]:
+        """See :meth:`Provider.submit_command`."""
+        return ["qsub", "-terse", path]
+
+    def status_command(self, job_ids: Sequence[str]) -> list[str]:
+        """See :meth:`BatchProvider.status_command`."""
+        return ["qstat", "-xml", "-g", "d"]
+
+    def parse(self, answer: Answer, job_ids: Sequence[str]) -> dict[str, JobStatus]:
+        """See :meth:`BatchProvider.parse`."""
+        if answer.exit_code != 0:
+            raise QueryError(answer.summary)
+        try:
+            root = ElementTree.fromstring(answer.stdout)
+        except ElementTree.ParseError as error:
+            raise QueryError(f"qstat wrote no XML: {error}") from error
+        if root.tag != "job_info":
+            raise QueryError(f"qstat wrote XML of another kind: {root.tag}")
+        found = {}
+        for job in root.iter("job_list"):
+            number, word = job.findtext("JB_job_number"), job.findtext("state")
+            if not number or not word:
+                raise QueryError("qstat wrote a job without number or state")
+            task = job.findtext("tasks")
+            host = (job.findtext("queue_name") or "").partition("@")[2]
+            state = self.state_of(word)
+            reason = "" if word in ("r", "qw", "t") else f"state {word}"
+            if state is JobState.FAILED:
+                reason = f"error state {word}: `qstat -j {number}` tells why"
+            found[f"{number}.{task}" if task else number] = JobStatus(
+                state, reason=reason, hosts=(host,) if host else ()
+            )
+        return found
+
+    def resolve(self, job_ids: Sequence[str]) -> dict[str, JobStatus]:
+        """Ask ``qacct`` how jobs ended; see :meth:`BatchProvider.resolve`."""
+        found: dict[str, JobStatus] = {}
+        for number in dict.fromkeys(job_id.partition(".")[0] for job_id in job_ids):
+            answer = self.runner.run(["qacct", "-j", number], self.timeout_s)
+            # One that was not written yet, or no accounting: both end with code 1.
+            if answer.exit_code == 0:
+                found |= self._accounts(answer.stdout)
+        for job_id in job_ids:
+            known = found.get(job_id)
+            if known is not None and known.exit_code == _HIDDEN_EXIT_CODE:
+                found[job_id] = self.from_file(job_id) or known
+        return found
+
+    def _accounts(self, text: str) -> dict[str, JobStatus]:
+        found: dict[str, JobStatus] = {}
+        for block in re.split(r"^={10,}\s*$", text, flags=re.MULTILINE):
+            facts = dict(re.findall(r"^(\w+) +(.*?)\s*$", block, re.MULTILINE))
+            if "jobnumber" not in facts:
+                continue
+            failed, words = re.match(r"(\d+)(?:\s*:\s*)?(.*)", facts["failed"]).groups()  # type: ignore[union-attr]
+            code = int(facts["exit_status"].split()[0])
+            task = facts.get("taskid", "undefined")
+            job_id = facts["jobnumber"] if task == "undefined" else f"{facts['jobnumber']}.{task}"
+            hosts = (facts.get("hostname", ""),)
+            if int(failed) in _RUNS_AGAIN:
+                continue
+            if "pe_taskid" in facts and facts["pe_taskid"] not in ("NONE", "undefined"):
+                continue  # a slave of a parallel job
+            found[job_id] = _end(int(failed), words, code, hosts)
+        return found
+
+    def cancel_command(self, job_ids: Sequence[str]) -> list[str]:
+        """See :meth:`BatchProvider.cancel_command`."""
+        return ["qdel", *job_ids]
+
+    def member_id(self, job_id: str, index: int) -> str:
+        """See :meth:`BatchProvider.member_id`: tasks count from 1 there."""
+        return f"{job_id}.{index + 1}"
+
+    def allocation(self, env: Mapping[str, str] = os.environ) -> Allocation | None:
+        """Return the hosts of ``PE_HOSTFILE``, or this one; None outside a job.
+
+        Grid Engine tells a job neither its memory nor its end.
+        """
+        job_id = env.get("JOB_ID")
+        if not job_id or "SGE_ROOT" not in env or "NSLOTS" not in env:
+            return None
+        task = env.get("SGE_TASK_ID", "undefined")
+        gpus = visible_gpus(env) or ()
+        path = env.get("PE_HOSTFILE")
+        if path:
+            with open(path, encoding="utf-8") as file:
+                rows = [line.split() for line in file if line.strip()]
+            nodes = [Node(row[0], int(row[1]), gpus) for row in rows]
+        else:
+            nodes = [Node(env.get("HOSTNAME") or os.uname().nodename, int(env["NSLOTS"]), gpus)]
+        own = job_id if task == "undefined" else f"{job_id}.{task}"
+        return Allocation(self.name, own, tuple(nodes))
+
+
+def _end(failed: int, words: str, code: int, hosts: tuple[str, ...]) -> JobStatus:
+    signal = code - 128 if code > 128 and failed else None
+    if failed == _TIME_LIMIT:
+        return JobStatus(JobState.TIMEOUT, None, signal, words, hosts)
+    if failed and failed not in _BY_SIGNAL:
+        exit_code = None if signal else code
+        return JobStatus(JobState.FAILED, exit_code, signal, f"failed {failed}: {words}", hosts)
+    end = ended(None if signal else code, signal)
+    return JobStatus(end.state, end.exit_code, end.signal, end.reason, hosts)
+
+
+def _word(mark: str, text: str) -> str:
+    if not re.fullmatch(r"[\w.,:=+/@*-]+", scripts.one_line(mark, text), re.ASCII):
+        raise UnsupportedError(f"Grid Engine cannot take {text!r} for {mark}")
+    return text

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Real schedulers on this machine, as objects: start, stop, stop answering, lose a node."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from ssdag.providers.commands import LocalRunner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ssdag.providers.commands import Answer
+
+HERE = Path(__file__).parent
+
+
+def free_ports(count: int) -> int:
+    """Return the first of `count` ports in a row that nobody listens on."""
+    for base in range(21000, 60000, 64):
+        # Drivers that start at the same time look at different places.
+        base = 21000 + (base - 21000 + os.getpid() * 64) % 39000
+        try:
+            for port in range(base, base + count):
+                with socket.socket() as one:
+                    one.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return base
+    raise OSError("no free ports")
+
+
+class Cluster:
+    """A scheduler that a script of this folder starts and stops.
+
+    Parameters
+    ----------
+    nodes : int
+        How many nodes it has.
+    """
+
+    script: str
+    programs: tuple[str, ...]
+    package: str
+
+    def __init__(self, nodes: int) -> None:
+        if os.geteuid() != 0:
+            pytest.skip(f"{self.package}: only root can start it")
+        for program in self.programs:
+            if shutil.which(program) is None and not os.path.exists(program):
+                pytest.skip(f"no {program}: apt-get install {self.package}")
+        self.nodes = nodes
+        self.folder = Path(tempfile.mkdtemp(prefix="ssdag-cluster-"))
+
+    def start(self) -> None:
+        """Start it; it ends with this process in any case."""
+        answer = self._call("up", *self._arguments(), env={"OWNER": str(os.getpid())})
+        if answer.returncode != 0:
+            self.stop()
+            pytest.skip(f"{self.package} cannot be started here: {answer.stderr.strip()[-300:]}")
+
+    def _arguments(self) -> list[str]:
+        return [str(self.nodes), "4"]
+
+    def stop(self) -> None:
+        """Stop it and remove its files."""
+        self._call("down")
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _call(
+        self, command: str, *arguments: str, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", str(HERE / self.script), command, str(self.folder), *arguments],
+            env={**os.environ, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+
+class SlurmCluster(Cluster):
+    """Slurm with nodes n1, n2, ... of four CPUs. Needs SLURM_CONF in the environment."""
+
+    script = "slurm_up.sh"
+    programs = ("slurmctld", "slurmd", "munged", "sbatch")
+    package = "slurm-wlm munge"
+
+    def __init__(self, nodes: int = 4) -> None:
+        super().__init__(nodes)
+        self.port = free_ports(12 + nodes)
+        self.env = {"SLURM_CONF": str(self.folder / "slurm.conf")}
+
+    def _arguments(self) -> list[str]:
+        return [*super()._arguments(), str(self.port)]
+
+    def run(self, *argv: str) -> str:
+        """Run a command of Slurm's and return what it says."""
+        return subprocess.run(
+            argv, env={**os.environ, **self.env}, capture_output=True, text=True, check=True
+        ).stdout
+
+    def _pid(self, name: str) -> int:
+        return int((self.folder / "run" / f"{name}.pid").read_text())
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Let the controller take connections, and answer nobody."""
+        pid = self._pid("slurmctld")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    def kill_controller(self) -> None:
+        """Kill the controller as a crash would."""
+        os.kill(self._pid("slurmctld"), signal.SIGKILL)
+
+    def start_controller(self) -> None:
+        """Start the controller again, with what it had saved."""
+        self.run("slurmctld", "-f", self.env["SLURM_CONF"])
+
+    def kill_node(self, name: str) -> None:
+        """Kill a node's daemon; what runs there runs on until the daemon is back."""
+        os.kill(self._pid(f"slurmd-{name}"), signal.SIGKILL)
+
+    def start_node(self, name: str) -> None:
+        """Start a node's daemon again."""
+        self.run("slurmd", "-N", name, "-f", self.env["SLURM_CONF"])
+
+
+class GridEngineCluster(Cluster):
+    """Grid Engine with hosts sge1, sge2, ...; commands need :attr:`runner`."""
+
+    script = "sge_up.sh"
+    programs = ("/usr/lib/gridengine/sge_qmaster", "/usr/lib/gridengine/sge_execd", "qsub", "ip")
+    package = "gridengine-master gridengine-exec gridengine-client iproute2"
+
+    def __init__(self, nodes: int = 2) -> None:
+        super().__init__(nodes)
+        self.runner = NamespaceRunner(HERE / self.script, self.folder)
+
+    def pids(self, name: str) -> dict[int, str]:
+        """Return the processes of a host, with their names."""
+        found = {}
+        for process in psutil.process_iter(["name", "environ"]):
+            if f"{self.folder}/root" == (process.info["environ"] or {}).get("SGE_ROOT"):
+                try:
+                    host = os.readlink(f"/proc/{process.pid}/ns/net")
+                except OSError:
+                    continue
+                found[process.pid] = f"{host} {process.info['name']}"
+        return {pid: what.split(" ", 1)[1] for pid, what in found.items() if self._on(pid, name)}
+
+    def _on(self, pid: int, name: str) -> bool:
+        for namespace in Path("/run/netns").glob(f"sd*-{name}"):
+            try:
+                if os.stat(namespace).st_ino == os.stat(f"/proc/{pid}/ns/net").st_ino:
+                    return True
+            except OSError:
+                continue
+        return False
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Stop the master: it takes connections, and answers nobody."""
+        masters = [pid for pid, what in self.pids("sge1").items() if what == "sge_qmaster"]
+        for pid in masters:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in masters:
+                os.kill(pid, signal.SIGCONT)
+
+
+class NamespaceRunner(LocalRunner):
+    """Runs commands on the first host of a Grid Engine cluster."""
+
+    def __init__(self, script: Path, folder: Path) -> None:
+        super().__init__()
+        self._prefix = ("bash", str(script), "run", str(folder))
+
+    def run(self, argv: Sequence[str], timeout_s: float, stdin: str | None = None) -> Answer:
+        """See :meth:`Runner.run`."""
+        return super().run((*self._prefix, *argv), timeout_s, stdin)
