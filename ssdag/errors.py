@@ -25,6 +25,7 @@
     ├── ProviderError          (transient)   a scheduler does not answer, or not as it should
     │   ├── SubmitError                      a scheduler refused a job: its own words
     │   └── BlockError                       blocks fail: reason and last words of the last one
+    ├── LauncherError                        a launcher and an MPI library do not fit
     ├── DataError                            tensors, datasets
     │   ├── MissingDataError (KeyError)      no such tensor
     │   ├── DataFormatError (ValueError)     dtype, shape, order or name that cannot be stored
@@ -340,6 +341,41 @@ class BlockError(ProviderError):
     def __init__(self, message: str, *, job_id: str = "", stderr_tail: str = "") -> None:
         super().__init__(message, stderr_tail=stderr_tail)
         self.job_id = job_id
+
+
+class LauncherError(SsdagError):
+    """A launcher does not start the ranks of an MPI library as one world.
+
+    Attributes
+    ----------
+    launcher : str
+        Name of the launcher.
+    library : str
+        The MPI library, as it names itself; empty if it said nothing.
+    command : tuple of str
+        The launch that was tried.
+    exit_code : int or None
+        How it ended; None if it had to be ended.
+    stderr_tail : str
+        Its last words.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        launcher: str = "",
+        library: str = "",
+        command: tuple[str, ...] = (),
+        exit_code: int | None = None,
+        stderr_tail: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.launcher = launcher
+        self.library = library
+        self.command = command
+        self.exit_code = exit_code
+        self.stderr_tail = stderr_tail
 
 
 class DataError(SsdagError):

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What stands directly in front of an executable where a launcher has no option for it.
 
-Every function here has its inverse, so that a launch line can be read back.
+Every function here has its inverse, so that a launch line can be read back. All that is
+used is ``sh`` and ``env``, which stand on every node. (A variable whose name no shell can
+write, such as a function that bash exports, does not get through ``sh``.)
 """
 
 from __future__ import annotations

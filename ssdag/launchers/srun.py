@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ssdag.launchers.base import Launcher
 from ssdag.launchers.parse import after, number, numbers, segments, split_options
+from ssdag.launchers.placement import named_file
 from ssdag.launchers.program import (
     rank_command,
     read_rank_command,
@@ -16,6 +17,7 @@ from ssdag.launchers.program import (
     with_env,
     without_env,
 )
+from ssdag.launchers.programs import fits_one_step, programs_text, read_programs
 from ssdag.launchers.step import Binding, Step
 
 if TYPE_CHECKING:
@@ -41,9 +43,11 @@ _TAKES = dict.fromkeys(
 class SrunLauncher(Launcher):
     """Starts steps with ``srun``, inside an allocation or beside it.
 
-    Several steps in one launch become a heterogeneous step; whether the programs then
-    share one MPI world is up to the MPI library (``mpi="pmix"`` or ``"pmi2"``). In a
-    heterogeneous job, ``het_group`` says which component each of them runs in.
+    Several programs of the same layout become one step by a program file
+    (``--multi-prog``), which every MPI library takes as one world. Where they differ in
+    layout, hosts or ``het_group`` they become components of a heterogeneous step; whether
+    those share a world is up to the MPI library (Cray's does; under "pmi2" MPICH waits
+    for ever, so that is refused).
 
     An exclusive step gets ``--exact``: just the cores that it asks for, so that the next
     one starts beside it and does not wait for its end. ``overlap`` gets ``--overlap``.
@@ -86,6 +90,15 @@ class SrunLauncher(Launcher):
         self.check(steps)
         front: dict[str, str] = {}
         line = self._head()
+        for name in self.files(*steps):
+            whole = replace(steps[0], ranks=sum(step.ranks for step in steps), cwd=None)
+            path = f"{folder}/{name}" if folder else name
+            return [*line, *self._flags(whole), *whole.options, "--multi-prog", path]
+        if len(steps) > 1 and self.mpi == "pmi2":
+            raise self.unsupported(
+                "programs of different layout in one MPI world with mpi='pmi2'",
+                "give them the same layout, or use mpi='pmix' or 'cray_shasta'",
+            )
         for i, step in enumerate(steps):
             plain, other = split_env(step.env)
             inner: dict[str, str] = {}
@@ -101,6 +114,12 @@ class SrunLauncher(Launcher):
                 line.append(",".join(["--export=ALL", *names, *other]))
             line += [*step.options, *rank_command(step, env=inner)]
         return with_env(front, line)
+
+    def files(self, *steps: Step) -> dict[str, str]:
+        """Return the program file of several programs of the same layout."""
+        if len(steps) < 2 or not fits_one_step(steps):
+            return {}
+        return named_file("programs", programs_text(steps, self.unsupported))
 
     def _flags(self, step: Step) -> list[str]:
         flags = [
@@ -132,6 +151,12 @@ class SrunLauncher(Launcher):
     ) -> tuple[Step, ...]:
         """Return the steps of a line; see :meth:`Launcher.parse`."""
         front, words = without_env(line)
+        if words[-2:-1] == ["--multi-prog"]:
+            whole = _step([*after(self._head(), words[:-2]), "program"], front)
+            programs = read_programs((files or {})[words[-1].rpartition("/")[2]])
+            return tuple(
+                replace(whole, argv=p.argv, ranks=p.ranks, env=p.env, cwd=p.cwd) for p in programs
+            )
         return tuple(_step(part, front) for part in segments(after(self._head(), words)))
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
@@ -112,6 +112,23 @@ def _srun(draw: st.DrawFn) -> Step:
     found |= _binding(draw, found.get("ranks_per_node"))
     share = draw(st.sampled_from([{"exclusive": True}, {"exclusive": False}, {"overlap": True}]))
     return Step(**found | share)
+
+
+def _srun_several(draw: st.DrawFn) -> tuple[Step, ...]:
+    """Programs of one layout, for a file; or of any."""
+    if draw(st.booleans()):
+        return tuple(replace(_srun(draw), het_group=i) for i in range(draw(st.integers(2, 3))))
+    shared = _maybe(
+        draw,
+        cores_per_rank=st.integers(1, 64),
+        gpus_per_rank=st.integers(0, 8),
+        walltime_s=st.integers(1, 999).map(float),
+    )
+    shared |= {"overlap": draw(st.booleans()), "options": ("--label",)}
+    return tuple(
+        Step(**_base(draw, LINE) | {"ranks": draw(st.integers(1, 99))} | shared)
+        for _ in range(draw(st.integers(2, 3)))
+    )
 
 
 def _mpirun(draw: st.DrawFn) -> Step:
@@ -239,7 +256,7 @@ def _any_of(one: Callable[[st.DrawFn], Step]) -> Callable[[st.DrawFn], tuple[Ste
 
 CASES = [
     Case(SingleLauncher(), _single),
-    Case(SrunLauncher(mpi="pmi2", jobid="7"), _srun, _any_of(_srun)),
+    Case(SrunLauncher(mpi="pmix", jobid="7"), _srun, _srun_several),
     Case(MpirunLauncher(allow_run_as_root=True, oversubscribe=True), _mpirun, _mpirun_several),
     Case(MpiexecLauncher(options=("-launcher", "ssh")), _hydra, _hydra_several),
     Case(PalsLauncher(), _pals, _any_of(_pals)),

@@ -163,7 +163,11 @@ def test_each_golden_line_is_read_back_to_the_same_line(name: str) -> None:
         if entry.startswith("! "):
             continue
         files: dict[str, str] = {}
-        line, found, rows = entry, re.search(r"^((?:erf|rankfile)-\w+):\n", entry, re.MULTILINE), ""
+        line, found, rows = (
+            entry,
+            re.search(r"^((?:erf|programs|rankfile)-\w+):\n", entry, re.MULTILINE),
+            "",
+        )
         if found:
             line, rows = entry[: found.start()], entry[found.end() :]
             files[found[1]] = re.sub(r"^    ", "", rows.rstrip("\n") + "\n", flags=re.MULTILINE)
