@@ -256,14 +256,15 @@ class World:
 
 def test_answers_in_the_order_of_the_tasks(packer: Packer) -> None:
     held = tasks(6)
-    world = World([held[0], held[1], None, held[2], held[3], held[4], held[5]])
+    world = World([held[0], held[1], None, held[2], None, held[3], held[4], held[5]])
     beside = array(OUT_OF_BAND_BYTES, 3)
     payload, entries = packer.pack([beside])
-    big, big_entries = packer.pack([array(THRESHOLD)])
+    big, big_entries = packer.pack([array(THRESHOLD), array(OUT_OF_BAND_BYTES, 9)])
     results = [
         (PLAIN, 5, None, 1_000_000_000, 2_000_000_000),
         (ERROR, dump_error(KeyError("k")), None, 0, 500),
         (PLAIN, "of one that was taken back and ran elsewhere too", None, 0, 1),
+        (SKIPPED, None, None, 7, 7),
         (SKIPPED, None, None, 7, 7),
         (PICKLED, payload, entries, 0, 1),
         (PICKLED, big, big_entries, 0, 1),
@@ -276,10 +277,12 @@ def test_answers_in_the_order_of_the_tasks(packer: Packer) -> None:
     assert outcomes[1].value is None
     assert np.array_equal(outcomes[2].value[0], beside)
     assert isinstance(outcomes[3].value, SharedValue)
-    assert np.array_equal(outcomes[3].value.resolve()[0], array(THRESHOLD))
+    large, beside = outcomes[3].value.resolve()
+    assert np.array_equal(large, array(THRESHOLD))
+    assert np.array_equal(beside, array(OUT_OF_BAND_BYTES, 9))
     assert world.again == [held[2]]
     assert list(world.link.fifo) == [held[5]]
-    assert world.link.done == 16
+    assert world.link.done == 17
     assert world.learned == [(5, 1_000_000_000 + 500 + 1 + 1 + 1)], "what was skipped did not run"
 
 
