@@ -8,21 +8,18 @@ knows and gives every host name to the machine that we are on.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import stat
 import subprocess
 import sys
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 
 from ssdag.launchers import (
-    Launcher,
     MpiexecLauncher,
     MpirunLauncher,
     PalsLauncher,
@@ -30,31 +27,14 @@ from ssdag.launchers import (
     Wrapped,
     container,
 )
-from ssdag.launchers.world import without_world
 from tests.conftest import wait_until
 from tests.integration.mpi.found import MPIEXEC, OPENMPI_ENV, needs_mpich, needs_openmpi
+from tests.integration.mpi.launching import NASTY, WORDS, Launch, Mpi
 
-PROGRAM = Path(__file__).with_name("rank_program.py")
+if TYPE_CHECKING:
+    from pathlib import Path
+
 CORES = sorted(os.sched_getaffinity(0))
-NASTY = {
-    "SSDAG_T_LIST": "x,y,,z",
-    "SSDAG_T_TEXT": "two  words ",
-    "SSDAG_T_EMPTY": "",
-    "SSDAG_T_EQ": "a=b=",
-    "SSDAG_T_LINES": "l1\nl2\n",
-    "SSDAG_T_QUOTES": 'it\'s "$HOME" `id` \\n;',
-    "SSDAG_T_COLON": ":",
-    "SSDAG_T_DASH": "-n",
-}
-WORDS = ("", ":", "-n", "two  words", 'it\'s "$HOME"', "l1\nl2", "*", "--", "ü")
-
-
-@dataclass(frozen=True)
-class Mpi:
-    """A launcher and what its ranks need to load the library that belongs to it."""
-
-    launcher: Launcher
-    env: dict[str, str]
 
 
 def _pals(folder: Path) -> PalsLauncher:
@@ -93,39 +73,6 @@ def mpi(request: pytest.FixtureRequest, tmp_path: Path) -> Mpi:
         executable="mpirun.openmpi", allow_run_as_root=True, oversubscribe=True
     )
     return Mpi(launcher, OPENMPI_ENV)
-
-
-class Launch:
-    """Starts steps of the rank program and reads what the ranks wrote."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def step(self, mpi: Mpi, *words: str, **fields: Any) -> Step:
-        fields["env"] = fields.get("env", {}) | mpi.env
-        return Step(argv=(sys.executable, str(PROGRAM), str(self.folder), *words), **fields)
-
-    def __call__(self, launcher: Launcher, *steps: Step) -> list[dict[str, Any]]:
-        for name, text in launcher.files(*steps).items():
-            (self.folder / name).write_text(text)
-        line = launcher.command(*steps, folder=str(self.folder))
-        answer = subprocess.run(
-            line, env=without_world(), capture_output=True, text=True, timeout=60, check=False
-        )
-        assert answer.returncode == 0, answer.stderr
-        found = sorted(self.folder.glob("*.json"), key=lambda path: int(path.stem))
-        ranks = [json.loads(path.read_text()) for path in found]
-        total = sum(step.ranks for step in steps)
-        assert len(ranks) == total, answer.stderr
-        assert {(r["size"], r["sum"]) for r in ranks} == {(total, total * (total - 1) // 2)}
-        return ranks
-
-
-@pytest.fixture
-def launch(tmp_path: Path) -> Launch:
-    folder = tmp_path / "out put"
-    folder.mkdir()
-    return Launch(folder)
 
 
 def test_ranks_see_words_variables_and_folder_as_they_are(
