@@ -87,7 +87,7 @@ class Server:
         self.selector = selectors.DefaultSelector()
         self.running = True
         self.orphan = False  # nobody else will remove our folder
-        self.waiting: set[socket.socket] = set()  # answers that will never come
+        self.waiting: dict[socket.socket, Request] = {}  # no answer until all is healed
 
     # -- the loop --------------------------------------------------------------------
 
@@ -99,7 +99,8 @@ class Server:
         self.selector.register(listener, selectors.EVENT_READ, "connect")
         children = self._child_signals()
         self.selector.register(os.pidfd_open(parent), selectors.EVENT_READ, "parent")
-        os.write(1, b"ready\n")
+        os.write(1, f"{os.getpid()}\n".encode())
+        os.close(1)
         while self.running:
             for key, _ in self.selector.select(self.timers.wait_s()):
                 if key.data == "connect":
@@ -143,7 +144,7 @@ class Server:
         if data and not key.data.endswith(b"\n"):
             return
         self.selector.unregister(connection)
-        self.waiting.discard(connection)
+        self.waiting.pop(connection, None)
         if not data:
             connection.close()
             return
@@ -174,7 +175,7 @@ class Server:
         fault = self._fault(request.command)
         kind = fault.kind if fault else ""
         if kind == "hang":
-            self.waiting.add(connection)
+            self.waiting[connection] = request
             self.selector.register(connection, selectors.EVENT_READ, bytearray())
             return
         if kind == "down":
@@ -210,6 +211,10 @@ class Server:
             self.faults.append(Fault(**more))
         elif control == "heal":
             self.faults.clear()
+            while self.waiting:
+                connection, request = self.waiting.popitem()
+                self.selector.unregister(connection)
+                self._answer(connection, request)
         elif control in ("hold", "release", "requeue", "cancel"):
             for job in jobs:
                 getattr(cluster, control)(job)
@@ -254,6 +259,8 @@ def _described(job: Job) -> dict[str, Any]:
 
 def main() -> None:
     """Run with the arguments KIND, FOLDER, PARENT and NODES."""
+    if os.fork():  # a scheduler is nobody's child
+        os._exit(0)
     kind, folder, parent, nodes = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     # Orphans of jobs fall to us, whatever sessions they have made.
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

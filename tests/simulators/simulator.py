@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import select
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -57,15 +60,19 @@ class Simulator:
         )
         words = [kind, str(self.folder), str(os.getpid()), str(nodes)]
         argv = [sys.executable, "-I", "-S", "-c", start, *words]
-        self._server = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
+        started = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            timeout=30,
+            check=False,
         )
-        self.server_pid = self._server.pid
-        assert self._server.stdout is not None
-        with self._server.stdout as ready:
-            if ready.readline() != b"ready\n":
-                self.close()
-                raise RuntimeError(f"the simulator of {kind} did not start")
+        if not started.stdout.strip().isdigit():
+            rmtree(self.folder, ignore_errors=True)
+            raise RuntimeError(f"the simulator of {kind} did not start")
+        self.server_pid = int(started.stdout)
+        self._server = os.pidfd_open(self.server_pid)
 
     def _shim(self, name: str) -> None:
         words = [sys.executable, "-I", "-S", str(COMMAND), str(self.folder), name]
@@ -86,15 +93,15 @@ class Simulator:
 
     def close(self) -> None:
         """End it, and everything that its jobs have started."""
-        try:
+        if self._server < 0:
+            return
+        with contextlib.suppress(OSError):
             self.control("stop")
-        except OSError:
-            self._server.kill()
-        try:
-            self._server.wait(15)
-        except subprocess.TimeoutExpired:
-            self._server.kill()
-            self._server.wait()
+        over, _, _ = select.select([self._server], [], [], 15)
+        if not over:
+            signal.pidfd_send_signal(self._server, signal.SIGKILL)
+        os.close(self._server)
+        self._server = -1
         rmtree(self.folder, ignore_errors=True)
 
     def env(self) -> dict[str, str]:

@@ -56,6 +56,7 @@ class Dialect(pbs.Dialect):
         """Give a job its environment."""
         job.facts["ranks_per_host"] = job.cores
         super().start(job)
+        job.env["PBS_VERSION"] = "TORQUE-6.1.2"
         job.env["PBS_NUM_PPN"] = str(job.cores)
         job.env["PBS_NUM_NODES"] = str(job.nodes)
         if job.index is not None:

@@ -72,7 +72,7 @@ class Dialect:
 
     def f58(self, job: Job, request: Request) -> str:
         """Return an id as it is printed."""
-        value, digits = job.number * 0x1000001, ""
+        value, digits = job.number * 58 + 1, ""
         while value:
             value, rest = divmod(value, 58)
             digits = _ALPHABET[rest] + digits
@@ -88,8 +88,8 @@ class Dialect:
                 if digit not in _ALPHABET:
                     return None
                 value = value * 58 + _ALPHABET.index(digit)
-        number, rest = divmod(value, 0x1000001)
-        tasks = self.cluster.tasks(number) if not rest else []
+        number, rest = divmod(value, 58)
+        tasks = self.cluster.tasks(number) if rest == 1 else []
         return tasks[0] if tasks else None
 
     # -- commands --------------------------------------------------------------------
