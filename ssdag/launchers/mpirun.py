@@ -44,6 +44,8 @@ class MpirunLauncher(Launcher):
         Open MPI refuses root otherwise.
     oversubscribe : bool
         Allow more ranks than slots.
+    version : int
+        Major version of Open MPI. From 5 on a rank file is named by ``--map-by``.
     gpu_variable : str
         The variable that says which GPUs a process may use; ranks share them out by
         their place in the node.
@@ -54,6 +56,7 @@ class MpirunLauncher(Launcher):
     executable: str = "mpirun"
     allow_run_as_root: bool = False
     oversubscribe: bool = False
+    version: int = 4
     gpu_variable: str = "CUDA_VISIBLE_DEVICES"
     options: tuple[str, ...] = ()
 
@@ -72,7 +75,11 @@ class MpirunLauncher(Launcher):
         return [*head, *self.options]
 
     def command(self, *steps: Step, folder: str = "") -> list[str]:
-        """Return the launch line; see :meth:`Launcher.command`."""
+        """Return the launch line; see :meth:`Launcher.command`.
+
+        From version 5 on ``-x`` holds for all programs of a launch, so variables of several
+        programs stand in front of each of them.
+        """
         self.check(steps)
         line = [*self._head(), *self._placement(steps, folder)]
         slots = self._slots(steps)
@@ -84,9 +91,11 @@ class MpirunLauncher(Launcher):
                 line += ["--host", ",".join(f"{host}:{slots[host]}" for host in step.hosts)]
             if step.cwd is not None:
                 line += ["--wdir", step.cwd]
+            inner = step.env if len(steps) > 1 else {}
             for name, value in step.env.items():
-                line += ["-x", f"{name}={value}"]
-            line += [*step.options, *rank_command(step, gpus=self.gpu_variable)]
+                if not inner:
+                    line += ["-x", f"{name}={value}"]
+            line += [*step.options, *rank_command(step, env=inner, gpus=self.gpu_variable)]
         return line
 
     def _placement(self, steps: Sequence[Step], folder: str) -> list[str]:
@@ -103,7 +112,10 @@ class MpirunLauncher(Launcher):
         if first.walltime_s is not None:
             flags += ["--timeout", str(math.ceil(first.walltime_s))]
         for name in self.files(*steps):
-            return [*flags, "--rankfile", f"{folder}/{name}" if folder else name]
+            path = f"{folder}/{name}" if folder else name
+            if self.version >= 5:
+                return [*flags, "--map-by", f"rankfile:file={path}"]
+            return [*flags, "--rankfile", path]
         cores = f":PE={first.cores_per_rank}" if first.cores_per_rank is not None else ""
         if several and any((s.ranks_per_node or s.nodes) and not s.hosts for s in steps):
             raise self.unsupported("nodes of several programs", "name the hosts of each step")
@@ -202,8 +214,8 @@ def _read_shared(flag: str, value: str, files: Mapping[str, str]) -> dict[str, A
         return {"walltime_s": float(number(flag, value))}
     if flag == "--bind-to":
         return {"binding": value}
-    if flag == "--rankfile":
-        text = files[value.rpartition("/")[2]]
+    if flag == "--rankfile" or value.startswith("rankfile:file="):
+        text = files[value.rpartition("/")[2].removeprefix("rankfile:file=")]
         slots = [line.partition("slot=")[2] for line in text.splitlines()]
         return {"cores": [tuple(number(flag, core) for core in s.split(",")) for s in slots]}
     found: dict[str, Any] = {}

@@ -257,7 +257,12 @@ def _any_of(one: Callable[[st.DrawFn], Step]) -> Callable[[st.DrawFn], tuple[Ste
 CASES = [
     Case(SingleLauncher(), _single),
     Case(SrunLauncher(mpi="pmix", jobid="7"), _srun, _srun_several),
-    Case(MpirunLauncher(allow_run_as_root=True, oversubscribe=True), _mpirun, _mpirun_several),
+    Case(MpirunLauncher(), _mpirun, _mpirun_several),
+    Case(
+        MpirunLauncher(version=5, allow_run_as_root=True, oversubscribe=True),
+        _mpirun,
+        _mpirun_several,
+    ),
     Case(MpiexecLauncher(options=("-launcher", "ssh")), _hydra, _hydra_several),
     Case(PalsLauncher(), _pals, _any_of(_pals)),
     Case(AprunLauncher(options=("-q",)), _aprun, _any_of(_aprun)),

@@ -114,7 +114,9 @@ LAUNCHERS: dict[str, Launcher] = {
     "srun": SrunLauncher(),
     "srun-from-outside": SrunLauncher(mpi="pmi2", jobid="42", options=("--kill-on-bad-exit=1",)),
     "mpirun": MpirunLauncher(),
-    "mpirun-root": MpirunLauncher(executable="orterun", allow_run_as_root=True, oversubscribe=True),
+    "mpirun-5-root": MpirunLauncher(
+        executable="prterun", version=5, allow_run_as_root=True, oversubscribe=True
+    ),
     "mpiexec": MpiexecLauncher(),
     "pals": PalsLauncher(),
     "aprun": AprunLauncher(),
