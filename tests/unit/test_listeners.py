@@ -228,6 +228,22 @@ def test_flush_inside_a_hook_does_not_wait_for_itself() -> None:
     assert found == [True]
 
 
+def test_what_happens_while_the_last_batch_is_told_is_told_too() -> None:
+    told: list[Event] = []
+
+    class Echo(Listener):
+        def on_events(self, events: Sequence[Event]) -> None:
+            told.extend(events)
+            if len(told) == 1:
+                own._stop.wait(DEADLINE_S)
+                own.emit([event(1)])
+
+    own = Bus([Echo()], 1)
+    own.emit([event(0)])
+    own.close()
+    assert told == [event(0), event(1)]
+
+
 # -- an engine and its listeners ---------------------------------------------------------
 
 

@@ -170,6 +170,18 @@ def test_timers_call_in_the_order_of_time() -> None:
         timers.close()
 
 
+def test_a_sleeping_timer_thread_is_woken_for_what_is_due_sooner() -> None:
+    timers = Timers()
+    rang = threading.Event()
+    try:
+        timers.after(3600.0, rang.clear)
+        wait_until(timers._changed._waiters.__len__, what="it sleeps")  # type: ignore[attr-defined]
+        timers.after(0.0, rang.set)
+        assert rang.wait(DEADLINE_S)
+    finally:
+        timers.close()
+
+
 def test_a_timer_that_raises_is_logged_and_the_others_run(caplog: pytest.LogCaptureFixture) -> None:
     timers = Timers()
     rang = threading.Event()
