@@ -44,8 +44,9 @@ fail = python_app(bodies.fail)
 @pytest.fixture
 def engine() -> Iterator[Engine]:
     """An engine of two threads, with which nothing is copied and all is quick."""
-    with ssdag.load(Config(executors=[ThreadExecutor(2)])) as engine:
-        yield engine
+    engine = ssdag.load(Config(executors=[ThreadExecutor(2)]))
+    yield engine
+    engine.close()  # without waiting: a test that fails may leave what never ends
 
 
 def chain(first: Any, length: int) -> list[AppFuture[int]]:

@@ -49,8 +49,9 @@ trouble = python_app(bodies.trouble)
 @pytest.fixture
 def engine() -> Iterator[Engine]:
     """An engine of threads."""
-    with ssdag.load(Config(executors=[ThreadExecutor(2)])) as engine:
-        yield engine
+    engine = ssdag.load(Config(executors=[ThreadExecutor(2)]))
+    yield engine
+    engine.close()  # without waiting: a test that fails may leave what never ends
 
 
 @pytest.fixture(params=list(DECORATORS))

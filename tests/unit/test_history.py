@@ -38,8 +38,9 @@ write_files = python_app(bodies.write_files)
 @pytest.fixture
 def engine() -> Iterator[Engine]:
     """An engine of two threads."""
-    with ssdag.load(Config(executors=[ThreadExecutor(2, label="pair")])) as engine:
-        yield engine
+    engine = ssdag.load(Config(executors=[ThreadExecutor(2, label="pair")]))
+    yield engine
+    engine.close()  # without waiting: a test that fails may leave what never ends
 
 
 def kinds(graph: networkx.DiGraph) -> dict[tuple[Any, Any], str]:
@@ -347,6 +348,14 @@ def test_the_critical_path_goes_through_a_join_into_what_it_made(engine: Engine)
     last = same(joined)
     last.result(DEADLINE_S)
     assert ssdag.critical_path(engine.graph()) == [made[1], joined.task_id, last.task_id]
+
+
+def test_a_join_counts_only_what_it_did_after_its_parts() -> None:
+    graph = networkx.DiGraph([("part", "join"), ("join", "end"), ("a", "b"), ("b", "end")])
+    spans = {"part": (1, 9), "join": (0, 10), "a": (0, 6), "b": (6, 11), "end": (11, 12)}
+    for node, (started, ended) in spans.items():
+        graph.add_node(node, kind="task", started_s=started, ended_s=ended)
+    assert ssdag.critical_path(graph) == ["a", "b", "end"]
 
 
 def test_the_critical_path_while_tasks_run(engine: Engine) -> None:
