@@ -24,35 +24,49 @@ _PLAIN_VALUE = re.compile(r"[A-Za-z0-9_./:@%+=~^-]*")
 #: ``sh -c CHANGE_FOLDER FOLDER command...``
 _CHANGE_FOLDER = 'cd "$0" && exec "$@"'
 
+_GPU_VARIABLES = (
+    "CUDA_VISIBLE_DEVICES",
+    "ROCR_VISIBLE_DEVICES",
+    "HIP_VISIBLE_DEVICES",
+    "ZE_AFFINITY_MASK",
+)
+
 #: ``sh -c SELECT_GPUS gpus COUNT VARIABLE command...``: the rank's share of the GPUs that
-#: VARIABLE names, or of 0, 1, 2 ... where it is not set, by the rank's place in its node.
+#: the variables of all makers name, by the rank's place in its node; VARIABLE counts from 0
+#: where none of them is set.
 _SELECT_GPUS = "; ".join(
     [
         "ssdag_n=$1 ssdag_v=$2",
         "shift 2",
         "ssdag_l=${MPI_LOCALRANKID:-${SLURM_LOCALID:-0}}",
         "ssdag_l=${OMPI_COMM_WORLD_LOCAL_RANK:-${PALS_LOCAL_RANKID:-$ssdag_l}}",
-        'eval "ssdag_all=\\${$ssdag_v-any}"',
-        "ssdag_i=0 ssdag_first=$((ssdag_l * ssdag_n)) ssdag_got=0 ssdag_mine=",
+        "ssdag_first=$((ssdag_l * ssdag_n)) ssdag_any= ssdag_ifs=$IFS",
         "set -f",
-        "IFS=,",
-        'if [ "$ssdag_all" = any ]',
-        "then while [ $ssdag_got -lt $ssdag_n ]",
-        "do ssdag_mine=$ssdag_mine${ssdag_mine:+,}$((ssdag_first + ssdag_got))",
-        "ssdag_got=$((ssdag_got + 1))",
-        "done",
-        "else for ssdag_g in $ssdag_all",
+        f"for ssdag_o in {' '.join(_GPU_VARIABLES)}",
+        'do eval "ssdag_all=\\${$ssdag_o-unset}"',
+        '[ "$ssdag_all" = unset ] && continue',
+        "ssdag_any=1 ssdag_i=0 ssdag_got=0 ssdag_mine= IFS=,",
+        "for ssdag_g in $ssdag_all",
         "do if [ $ssdag_i -ge $ssdag_first ] && [ $ssdag_got -lt $ssdag_n ]",
         "then ssdag_mine=$ssdag_mine${ssdag_mine:+,}$ssdag_g ssdag_got=$((ssdag_got + 1))",
         "fi",
         "ssdag_i=$((ssdag_i + 1))",
         "done",
-        "fi",
+        "IFS=$ssdag_ifs",
         "if [ $ssdag_got -lt $ssdag_n ]",
-        'then echo "local rank $ssdag_l needs $ssdag_n GPUs of its own: $ssdag_v=$ssdag_all" >&2',
+        'then echo "local rank $ssdag_l needs $ssdag_n GPUs of its own: $ssdag_o=$ssdag_all" >&2',
         "exit 1",
         "fi",
+        'export "$ssdag_o=$ssdag_mine"',
+        "done",
+        'if [ -z "$ssdag_any" ]',
+        "then ssdag_mine= ssdag_got=0",
+        "while [ $ssdag_got -lt $ssdag_n ]",
+        "do ssdag_mine=$ssdag_mine${ssdag_mine:+,}$((ssdag_first + ssdag_got))",
+        "ssdag_got=$((ssdag_got + 1))",
+        "done",
         'export "$ssdag_v=$ssdag_mine"',
+        "fi",
         'exec "$@"',
     ]
 )

@@ -30,10 +30,9 @@ class Wrapped(Launcher):
     Examples
     --------
     >>> from ssdag.launchers import SrunLauncher, Step, Wrapped, container
-    >>> launcher = Wrapped(SrunLauncher(), container("cfd.sif", binds=["/scratch"]))
+    >>> launcher = Wrapped(SrunLauncher(), container("cfd.sif"))
     >>> launcher.command(Step(argv=("solve", "case 1"), ranks=4))
-    ['srun', '--ntasks=4', '--exact', 'apptainer', 'exec', '--bind=/scratch', 'cfd.sif',
-     'solve', 'case 1']
+    ['srun', '--ntasks=4', '--exact', 'apptainer', 'exec', 'cfd.sif', 'solve', 'case 1']
     """
 
     launcher: Launcher
@@ -43,11 +42,12 @@ class Wrapped(Launcher):
         if isinstance(self.argv, str) or not self.argv:
             raise ConfigError(f"Wrapped(argv={self.argv!r}): a list of words is needed")
         object.__setattr__(self, "argv", tuple(self.argv))
+        object.__setattr__(self, "cannot", self.launcher.cannot)
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """Name of the launcher beneath, with a mark."""
-        return f"wrapped {self.launcher.name}"
+        """Name of the launcher beneath, which decides what can be expressed."""
+        return self.launcher.name
 
     def _wrapped(self, steps: Sequence[Step]) -> list[Step]:
         return [replace(step, wrapper=(*self.argv, *step.wrapper)) for step in steps]

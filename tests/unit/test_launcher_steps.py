@@ -124,6 +124,16 @@ def test_each_rank_takes_its_share_of_the_gpus(
     assert _environment_of(Step(argv=show, gpus_per_rank=gpus), **env) == mine
 
 
+def test_the_share_is_that_of_every_maker_whose_variable_is_set() -> None:
+    show = (
+        "sh",
+        "-c",
+        'echo "${CUDA_VISIBLE_DEVICES-unset} $ROCR_VISIBLE_DEVICES $ZE_AFFINITY_MASK"',
+    )
+    env = {"MPI_LOCALRANKID": "1", "ROCR_VISIBLE_DEVICES": "4,5", "ZE_AFFINITY_MASK": "0.0,0.1"}
+    assert _environment_of(Step(argv=show, gpus_per_rank=1), **env) == "unset 5 0.1"
+
+
 def test_a_rank_without_enough_gpus_fails_and_says_so() -> None:
     for visible in ("4,7,8", ""):
         answer = _environment_of(
@@ -202,4 +212,4 @@ def test_a_wrapper_needs_words_and_is_missed_where_it_does_not_stand() -> None:
     with pytest.raises(ConfigError, match="does not begin with"):
         launcher.parse(["mpiexec", "-n", "1", "./sim"])
     assert launcher.prefix(SIM) == ["mpiexec", "-n", "1", "numactl", "-l"]
-    assert launcher.name == "wrapped mpiexec"
+    assert launcher.name == "mpiexec"
