@@ -189,17 +189,18 @@ class GridEngineProvider(BatchProvider):
         return found
 
     def resolve(self, job_ids: Sequence[str]) -> dict[str, JobStatus]:
-        """Ask ``qacct`` how jobs ended; see :meth:`BatchProvider.resolve`."""
-        found: dict[str, JobStatus] = {}
-        for number in dict.fromkeys(job_id.partition(".")[0] for job_id in job_ids):
+        """Look at what scripts have written down, then ask ``qacct``, which is late.
+
+        See :meth:`BatchProvider.resolve`.
+        """
+        written = {job_id: self.from_file(job_id) for job_id in job_ids}
+        found = {job_id: status for job_id, status in written.items() if status is not None}
+        rest = [job_id for job_id in job_ids if job_id not in found]
+        for number in dict.fromkeys(job_id.partition(".")[0] for job_id in rest):
             answer = self.runner.run(["qacct", "-j", number], self.timeout_s)
             # One that was not written yet, or no accounting: both end with code 1.
             if answer.exit_code == 0:
-                found |= self._accounts(answer.stdout)
-        for job_id in job_ids:
-            known = found.get(job_id)
-            if known is not None and known.exit_code == _HIDDEN_EXIT_CODE:
-                found[job_id] = self.from_file(job_id) or known
+                found = self._accounts(answer.stdout) | found
         return found
 
     def _accounts(self, text: str) -> dict[str, JobStatus]:

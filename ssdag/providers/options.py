@@ -154,8 +154,10 @@ class BlockOptions:
                 )
             if target in values:
                 raise ConfigError(f"{provider}: {name!r} and {target!r} are the same option")
-            values[target] = seconds_of(value) if name == "walltime" else value
+            values[target] = value
         try:
+            if "walltime" in options:
+                values["walltime_s"] = seconds_of(options["walltime"])
             return cls(**values)
         except ConfigError as error:
             raise ConfigError(f"{provider}: {error}") from error

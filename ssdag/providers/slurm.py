@@ -160,6 +160,8 @@ class SlurmProvider(BatchProvider):
         if state is _C:
             end = ended(code, signal)
             return JobStatus(end.state, end.exit_code, end.signal, end.reason, hosts)
+        if signal and reason == "JobLaunchFailure":  # so it calls the end of a batch script
+            reason = ""
         how = f"killed by signal {signal}" if signal else f"exit code {code}" if code else ""
         text = ", ".join(part for part in (word, reason, how) if part)
         return JobStatus(state, None if signal else code, signal or None, text, hosts)

@@ -90,15 +90,19 @@ class Watcher:
         self._nudged = True
         self._wake.notify_all()
 
-    def close(self) -> None:
-        """End the thread; waits for a query that is under way. Jobs are left as they are."""
+    def close(self, patience_s: float = 5.0) -> None:
+        """End the thread. Jobs are left as they are.
+
+        A query that is under way is waited for, but for no longer than `patience_s`: the
+        thread ends by itself when a scheduler that is silent now has answered.
+        """
         with self._wake:
             self._closed = True
             self._jobs.clear()
             self._wake.notify_all()
             thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
-            thread.join()
+            thread.join(patience_s)
 
     def _run(self) -> None:
         while (job_ids := self._next()) is not None:

@@ -156,24 +156,29 @@ class GridEngineCluster(Cluster):
 
     def pids(self, name: str) -> dict[int, str]:
         """Return the processes of a host, with their names."""
+        namespaces = [os.stat(path).st_ino for path in self._namespaces(name)]
         found = {}
-        for process in psutil.process_iter(["name", "environ"]):
-            if f"{self.folder}/root" == (process.info["environ"] or {}).get("SGE_ROOT"):
-                try:
-                    host = os.readlink(f"/proc/{process.pid}/ns/net")
-                except OSError:
-                    continue
-                found[process.pid] = f"{host} {process.info['name']}"
-        return {pid: what.split(" ", 1)[1] for pid, what in found.items() if self._on(pid, name)}
-
-    def _on(self, pid: int, name: str) -> bool:
-        for namespace in Path("/run/netns").glob(f"sd*-{name}"):
+        for process in psutil.process_iter(["name"]):
             try:
-                if os.stat(namespace).st_ino == os.stat(f"/proc/{pid}/ns/net").st_ino:
-                    return True
+                if os.stat(f"/proc/{process.pid}/ns/net").st_ino in namespaces:
+                    found[process.pid] = str(process.info["name"])
             except OSError:
                 continue
-        return False
+        return found
+
+    def _namespaces(self, name: str) -> list[Path]:
+        words = (self.folder / "tag").read_text().split()
+        return [Path("/run/netns", f"{word}-{name}") for word in words]
+
+    def kill_node(self, name: str) -> None:
+        """Kill all processes of a host, as a power cut would."""
+        for pid in self.pids(name):
+            os.kill(pid, signal.SIGKILL)
+
+    def start_node(self, name: str) -> None:
+        """Start a host's daemon again."""
+        answer = self._call("execd", name.removeprefix("sge"))
+        assert answer.returncode == 0, answer.stderr
 
     @contextmanager
     def silent(self) -> Iterator[None]:

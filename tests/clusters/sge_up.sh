@@ -4,6 +4,7 @@
 # Grid Engine on one machine, of Debian's gridengine-{master,exec,client}, run by root,
 # without systemd: a network and host-name namespace for each host (sge1 with the master,
 # sge2, ...), so that nothing listens outside of them. `run` runs a command on sge1.
+# `sge_up.sh execd FOLDER I` starts the daemon of host I again.
 # OWNER=PID: when that process has ended, however it did, everything is taken down.
 set -eu
 usage() { echo "usage: $0 up|down FOLDER [HOSTS] [SLOTS] | run FOLDER COMMAND..." >&2; exit 2; }
@@ -15,6 +16,7 @@ programs=/usr/lib/gridengine
 shared=/usr/share/gridengine
 # Names of namespaces are the machine's: one word for each folder.
 tag=sd$(printf '%s' "$folder" | cksum | cut -d' ' -f1)
+echo "$tag" >"$folder/tag"
 
 on() { # on HOST COMMAND...
     local name=sge$1
@@ -25,6 +27,11 @@ if [ "$command" = run ]; then
     shift 2
     . "$folder/env"
     on 1 "$@"
+    exit
+fi
+if [ "$command" = execd ]; then
+    . "$folder/env"
+    on "$3" $programs/sge_execd </dev/null >>"$folder/log/up.log" 2>&1
     exit
 fi
 hosts=${3:-2} slots=${4:-4} port=6891

@@ -30,11 +30,6 @@ FACTORIES: dict[str, str] = {
     "local": "tests.conformance.systems:local",
     "slurm": "tests.conformance.systems:slurm",
     "gridengine": "tests.conformance.systems:gridengine",
-    "pbs": "tests.simulators.systems:pbs",
-    "torque": "tests.simulators.systems:torque",
-    "lsf": "tests.simulators.systems:lsf",
-    "cobalt": "tests.simulators.systems:cobalt",
-    "flux": "tests.simulators.systems:flux",
 }
 
 
@@ -67,6 +62,8 @@ class System:
         back. Called for a job with ``lose_options``, which keep it from other tests' nodes.
     lose_deadline_s : float
         Within so many seconds a job on a lost node is told to have failed.
+    told_on_return : bool
+        True if the scheduler knows what became of the job only when the node is back.
     arrays, unknown_is_lost : bool
         Whether it has job arrays; whether an unknown id is known at once to be lost.
     """
@@ -83,6 +80,7 @@ class System:
     lose_node: Callable[[Sequence[str]], Callable[[], None]] | None = None
     lose_options: Mapping[str, object] = field(default_factory=dict)
     lose_deadline_s: float = 60.0
+    told_on_return: bool = False
     arrays: bool = True
     unknown_is_lost: bool = False
 
@@ -172,13 +170,28 @@ def slurm(folder: Path) -> Iterator[System]:
 
 @contextmanager
 def gridengine(folder: Path) -> Iterator[System]:
-    """Debian's Grid Engine with two hosts."""
-    cluster = GridEngineCluster(2)
+    """Debian's Grid Engine with three hosts."""
+    cluster = GridEngineCluster(3)
     cluster.start()
 
     def make(**options: object) -> Provider:
-        base: dict[str, object] = {"runner": cluster.runner, "parallel_environment": "mpi"}
+        # sge3 is the one to lose.
+        base: dict[str, object] = {
+            "runner": cluster.runner,
+            "parallel_environment": "mpi",
+            "queue": "all.q@sge1,all.q@sge2",
+        }
         return GridEngineProvider(**{**base, **options})  # type: ignore[arg-type]
+
+    def lose_node(hosts: Sequence[str]) -> Callable[[], None]:
+        for host in hosts:
+            cluster.kill_node(host)
+
+        def bring_back() -> None:
+            for host in hosts:
+                cluster.start_node(host)
+
+        return bring_back
 
     try:
         yield System(
@@ -190,6 +203,9 @@ def gridengine(folder: Path) -> Iterator[System]:
             two_nodes={"nodes_per_block": 2, "cores_per_node": 1},
             refused={"queue": "nope"},
             silent=cluster.silent,
+            lose_node=lose_node,
+            lose_options={"queue": "all.q@sge3"},
+            told_on_return=True,
         )
     finally:
         cluster.stop()
