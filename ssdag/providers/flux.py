@@ -8,6 +8,7 @@ the same in every locale.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -38,7 +39,8 @@ class FluxProvider(BatchProvider):
     """Jobs by ``flux batch``; allocations by the instance that ``FLUX_URI`` names.
 
     Never run against a real broker. ``account`` is Flux's bank, ``constraint`` is text for
-    ``--requires``. See :class:`~ssdag.providers.batch.BatchProvider` for the parameters.
+    ``--requires``; Flux runs no job a second time by itself.
+    See :class:`~ssdag.providers.batch.BatchProvider` for the parameters.
     """
 
     name = "flux"
@@ -72,15 +74,13 @@ class FluxProvider(BatchProvider):
         for name in ("qos", "reservation", "memory_per_node_bytes"):
             if getattr(job, name):
                 raise UnsupportedError(f"flux: it has no {name}; choose a queue or a constraint")
-        if job.rerunnable:
-            raise UnsupportedError("flux: it never runs a job twice; submit a new one instead")
         out, err = output_paths(job)
         options: list[tuple[str, object]] = [
             ("job-name", job.name),
             ("output", _plain(out)),
             ("error", _plain(err)),
             ("nodes", job.nodes),
-            ("time-limit", f"{max(1, round(job.walltime_s))}s"),
+            ("time-limit", f"{max(1, math.ceil(job.walltime_s))}s"),
             ("queue", job.queue),
             ("bank", job.account),
             ("requires", job.constraint),

@@ -91,10 +91,6 @@ class LSFProvider(BatchProvider):
         for letter, value in (("P", job.account), ("q", job.queue), ("U", job.reservation)):
             if value:
                 texts.append(f"-{letter} {_quoted(value)}")
-        if job.constraint:
-            texts.append(f"-R {_quoted(f'select[{job.constraint}]')}")
-        if job.exclusive:
-            texts.append("-x")
         if job.after:  # -ti: else it would pend for ever after one that failed
             conditions = " && ".join(f"done({job_id})" for job_id in job.after)
             texts += [f"-w {_quoted(conditions)}", "-ti"]
@@ -102,9 +98,10 @@ class LSFProvider(BatchProvider):
 
     @staticmethod
     def _size(job: JobSpec) -> list[str]:
-        if not (cores := job.cores_per_node):
-            if job.memory_per_node_bytes:
-                raise UnsupportedError("lsf: memory_per_node_bytes needs cores_per_node too")
+        if not (cores := job.cores_per_node):  # whole nodes, and nothing else can be said
+            for name in ("memory_per_node_bytes", "constraint"):
+                if getattr(job, name):
+                    raise UnsupportedError(f"lsf: {name} needs cores_per_node too")
             return [f"-nnodes {job.nodes}"]
         texts = [f"-n {job.nodes * cores}", f"-R {_quoted(f'span[ptile={cores}]')}"]
         if job.gpus_per_node:
@@ -112,7 +109,9 @@ class LSFProvider(BatchProvider):
         if job.memory_per_node_bytes:
             size = megabytes_of(job.memory_per_node_bytes)
             texts.append(f"-R {_quoted(f'rusage[mem={size}MB/host]')}")
-        return texts
+        if job.constraint:
+            texts.append(f"-R {_quoted(f'select[{job.constraint}]')}")
+        return [*texts, "-x"] if job.exclusive else texts
 
     def submit_command(self, job: JobSpec, path: str) -> list[str]:
         """See :meth:`Provider.submit_command`; directives count on stdin everywhere."""

@@ -112,7 +112,8 @@ class PBSProvider(BatchProvider):
             "-j oe",
             f"-o {quoted(log)}",
             f"-l walltime={clock_of(job.walltime_s)}",
-            f"-r {'y' if job.rerunnable else 'n'}",
+            # Arrays that are not rerunnable are refused; scripts know a second run themselves.
+            f"-r {'y' if job.rerunnable or job.array is not None else 'n'}",
             "-m n",
         ]
         for letter, value in (("A", job.account), ("q", queue)):

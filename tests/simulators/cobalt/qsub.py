@@ -58,7 +58,8 @@ def run(dialect: Dialect, request: Request) -> Answer:
     return Answer(0, f"{notice}{number}\n")
 
 
-def _options(words: list[str]) -> tuple[dict[str, str], list[str]]:
+def read_options(words: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Return options by their long names, and the rest."""
     try:
         pairs, rest = getopt.getopt(words, _LETTERS, _WORDS)
     except getopt.GetoptError as error:
@@ -75,7 +76,7 @@ def _minutes(text: str) -> float:
 
 
 def _submit(dialect: Dialect, request: Request) -> int:
-    given, rest = _options(request.argv)
+    given, rest = read_options(request.argv)
     if not rest:
         raise Refusal("No command/executable supplied")
     script = os.path.join(request.cwd, rest[0])
@@ -85,7 +86,7 @@ def _submit(dialect: Dialect, request: Request) -> int:
         raise Refusal(f"command {rest[0]} is not executable")
     with open(script) as file:
         text = file.read()
-    in_script, extra = _options(directives(text))
+    in_script, extra = read_options(directives(text))
     if extra:
         raise Refusal(f"qsub: error: unexpected {extra[0]}")
     options = {**in_script, **given}

@@ -106,7 +106,7 @@ class Dialect:
         return Answer(0, "commands:    \t\t0.73.0\nlibflux-core:\t\t0.73.0\n")
 
     def _batch(self, request: Request, argv: list[str]) -> Answer:
-        options, rest = _options(argv)
+        options, rest = read_options(argv)
         if not rest:
             raise Refusal("a script is needed here")
         try:
@@ -115,7 +115,9 @@ class Dialect:
         except OSError as error:
             raise Refusal(f"{rest[0]}: {error.strerror}") from None
         marked = [m[1] for line in text.splitlines() if (m := re.match(r"# ?flux:(.*)", line))]
-        in_script, _ = _options([w for line in marked for w in shlex.split(line, comments=True)])
+        in_script, _ = read_options(
+            [w for line in marked for w in shlex.split(line, comments=True)]
+        )
         options = {**in_script, **options}
         queue = options.get("queue", "")
         if queue not in self.QUEUES:
@@ -283,7 +285,8 @@ def _duration(text: str) -> float:
     return float(match[1]) * (_UNITS[match[2]] if match[2] else 60.0)
 
 
-def _options(words: list[str]) -> tuple[dict[str, Any], list[str]]:
+def read_options(words: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return options by their long names, and the rest."""
     options: dict[str, Any] = {}
     position = 0
     while position < len(words) and words[position].startswith("-"):

@@ -187,6 +187,8 @@ def add(dialect: Dialect, job: Job, array: str | None) -> str:
     if array is None:
         dialect.cluster.add(job)
         return dialect.full_id(job)
+    if not job.rerunnable:
+        raise Refusal(1, "qsub: cannot submit non-rerunable Array Job")
     match = re.fullmatch(r"(\d+)-(\d+)(?::(\d+))?", array.partition("%")[0])
     if not match or int(match[1]) >= int(match[2]):
         raise Refusal(1, "qsub: illegal -J value")
