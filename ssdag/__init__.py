@@ -14,7 +14,7 @@ from ssdag.version import __version__
 if TYPE_CHECKING:
     from ssdag import executors
     from ssdag.apps.collect import as_completed, gather, wait
-    from ssdag.apps.decorators import bash_app, join_app, python_app
+    from ssdag.apps.decorators import bash_app, join_app, mpi_app, python_app
     from ssdag.apps.files import File
     from ssdag.client import Client
     from ssdag.config import Config
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "ssdag.apps.collect": ("as_completed", "gather", "wait"),
-    "ssdag.apps.decorators": ("bash_app", "join_app", "python_app"),
+    "ssdag.apps.decorators": ("bash_app", "join_app", "mpi_app", "python_app"),
     "ssdag.apps.files": ("File",),
     "ssdag.client": ("Client",),
     "ssdag.config": ("Config",),
@@ -153,6 +153,7 @@ __all__ = [
     "gather",
     "join_app",
     "load",
+    "mpi_app",
     "python_app",
     "wait",
 ]

@@ -72,7 +72,7 @@ class AppSpec:
     func : callable
         What runs, with the resolved arguments.
     kind : str
-        "python", "bash" or "join"; a join body runs beside the engine and its task
+        "python", "bash", "mpi" or "join"; a join body runs beside the engine and its task
         then waits for the futures that it returned.
     options : Options
         Defaults of its tasks.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
+from ssdag.apps import mpi
 from ssdag.apps.bodies import IO, BashBody, PythonBody
 from ssdag.apps.spec import Signature, Special
 from ssdag.dataflow import session
@@ -42,7 +43,7 @@ class App(Generic[R]):
     func : callable
         The body.
     kind : str
-        "python", "bash" or "join".
+        "python", "bash", "mpi" or "join".
     options : dict
         Those of the decorator, unchecked.
 
@@ -82,11 +83,15 @@ class App(Generic[R]):
 
         if kind == "bash":
             self._spec = self._io_spec = spec(BashBody(func, name))
+        elif kind == "mpi":
+            self._spec = self._io_spec = spec(mpi.body_of(func, name, options))
         else:
             self._spec = spec(func)
             self._io_spec = spec(PythonBody(func, name))
         #: True if a call without keywords needs no look at special parameters.
-        self._simple = kind != "bash" and self._signature.plain
+        self._simple = kind not in ("bash", "mpi") and self._signature.plain
+        #: Options of calls with resources of their own, which are often the same.
+        self._with_resources: dict[Resources, Options] = {}
         functools.update_wrapper(self, func)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -110,7 +115,8 @@ class App(Generic[R]):
 
         Blocks only if the engine's ``max_pending`` is reached. ``after=[futures]`` makes
         this call wait for them without getting their values, unless the body itself has
-        a parameter of that name.
+        a parameter of that name. So does ``resources=Resources(...)``, for this call
+        instead of the decorator's.
 
         Raises
         ------
@@ -130,8 +136,10 @@ class App(Generic[R]):
         after = self._after
         if not self._signature.names_after and "after" in kwargs:
             after += _futures("after", kwargs.pop("after") or ())
-        special = Special(self.name, self._signature, kwargs)
         options = self._options
+        if not self._signature.names_resources and isinstance(kwargs.get("resources"), Resources):
+            options = self._options_with(kwargs.pop("resources"))
+        special = Special(self.name, self._signature, kwargs)
         if special.walltime_s is not None:
             if self.kind == "join":
                 raise AppDefinitionError(_NO_WALLTIME)
@@ -146,6 +154,16 @@ class App(Generic[R]):
             spec = self._io_spec
             kwargs[IO] = special.io
         return engine.call(spec, args, kwargs, options=options, after=after, extras=special.extras)
+
+    def _options_with(self, resources: Resources) -> Options:
+        """Return the options of a call with resources of its own."""
+        known = self._with_resources.get(resources)
+        if known is None:
+            if len(self._with_resources) > 1000:
+                self._with_resources.clear()
+            given = {**self._given, "resources": resources}
+            known = self._with_resources[resources] = _options(self.kind, given)
+        return known
 
     def map(self, *iterables: Iterable[Any], **common: Any) -> list[AppFuture[R]]:
         """Call the app for each item, as ``map`` does; returns the futures in order.

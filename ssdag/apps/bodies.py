@@ -13,16 +13,19 @@ import sys
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from ssdag.apps import staging
-from ssdag.apps.command import run_command
+from ssdag.apps import shell, staging
+from ssdag.apps.command import failure, run_command
 from ssdag.apps.files import File
-from ssdag.errors import AppDefinitionError, MissingOutputError
+from ssdag.errors import AppDefinitionError, CommandError, MissingOutputError
+from ssdag.executors.program import LAUNCH_VARIABLE, Program
 from ssdag.wire.context import in_worker
 from ssdag.wire.functions import dump_function, load_function, runnable
 from ssdag.wire.streams import OutputFile, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from ssdag.executors.program import Call
 
 #: The keyword that carries streams and outputs of a call to its body.
 IO = "_ssdag_io"
@@ -62,10 +65,10 @@ class PythonBody(Body):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the function; its outputs must exist afterwards."""
         io: Mapping[str, Any] = kwargs.pop(IO, {})
-        _stage_in(kwargs)
+        stage_in(kwargs)
         with _redirected(io):
             value = self._call(*args, **kwargs)
-        _stage_out(self.name, io.get("outputs", ()))
+        stage_out(self.name, io.get("outputs", ()))
         return value
 
 
@@ -78,13 +81,7 @@ class BashBody(Body):
     def __call__(self, *args: Any, **kwargs: Any) -> int:
         """Get the command from the function and run it to its end."""
         io: Mapping[str, Any] = kwargs.pop(IO, {})
-        _stage_in(kwargs)
-        command = self._call(*args, **kwargs)
-        if not isinstance(command, str):
-            raise AppDefinitionError(
-                f"bash_app {self.name!r} must return the command as a str, not "
-                f"{type(command).__name__}" + (" (no return?)" if command is None else "")
-            )
+        command = self._command(args, kwargs)
         result = run_command(
             command,
             stdout=io.get("stdout"),
@@ -92,11 +89,61 @@ class BashBody(Body):
             walltime_s=io.get("walltime_s"),
             label=self.name,
         )
-        _stage_out(self.name, io.get("outputs", ()))
+        stage_out(self.name, io.get("outputs", ()))
         return result.exit_code
 
+    def __ssdag_program__(self, call: Call) -> Program:
+        """Return the command as a program, for executors that start those themselves."""
+        kwargs = dict(call.kwargs)
+        io: Mapping[str, Any] = kwargs.pop(IO, {})
+        command = self._command(call.args, kwargs)
+        return program_of(command, shell_argv(command, self.name), io, self.name)
 
-def _stage_in(kwargs: dict[str, Any]) -> None:
+    def _command(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        stage_in(kwargs)
+        command = self._call(*args, **kwargs)
+        if not isinstance(command, str):
+            raise AppDefinitionError(
+                f"bash_app {self.name!r} must return the command as a str, not "
+                f"{type(command).__name__}" + (" (no return?)" if command is None else "")
+            )
+        return command
+
+
+def shell_argv(command: str, name: str) -> tuple[str, ...]:
+    """Return what executes a command: itself if it needs no shell, else bash."""
+    if not command.strip() or "\0" in command:
+        what = "an empty command" if not command.strip() else "a command with a NUL character"
+        raise CommandError(f"{name}: {what} cannot be run", command=command)
+    return tuple(shell.split(command) or (shell.program(), "-c", command))
+
+
+def program_of(command: str, argv: tuple[str, ...], io: Mapping[str, Any], name: str) -> Program:
+    """Return the program of a command, whose value is the exit code 0."""
+
+    def finish(exit_code: int, stderr_tail: str) -> int:
+        if exit_code != 0:
+            raise failure(command, exit_code, stderr_tail, name)
+        stage_out(name, io.get("outputs", ()))
+        return 0
+
+    return Program(
+        argv=argv,
+        shown=command,
+        finish=finish,
+        stdout=absolute(parse(io.get("stdout"), "stdout")),
+        stderr=absolute(parse(io.get("stderr"), "stderr")),
+        walltime_s=io.get("walltime_s"),
+        launches=LAUNCH_VARIABLE in command,
+    )
+
+
+def absolute(stream: tuple[str, str] | None) -> tuple[str, str] | None:
+    """Return a stream's path and mode, for a program that may run in another folder."""
+    return None if stream is None else (os.path.abspath(stream[0]), stream[1])
+
+
+def stage_in(kwargs: dict[str, Any]) -> None:
     """Bring the files of ``inputs=`` here; they must exist."""
     inputs = kwargs.get("inputs")
     if isinstance(inputs, (list, tuple)) and any(isinstance(item, File) for item in inputs):
@@ -106,7 +153,7 @@ def _stage_in(kwargs: dict[str, Any]) -> None:
         ]
 
 
-def _stage_out(name: str, files: Sequence[File]) -> None:
+def stage_out(name: str, files: Sequence[File]) -> None:
     """Put declared outputs in their places; raise one error for all that are missing."""
     missing: list[str] = []
     for file in files:

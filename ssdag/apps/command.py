@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ssdag.apps import shell
 from ssdag.errors import CommandError, WalltimeExceededError
+from ssdag.executors.program import EXIT_CODES
 from ssdag.wire import guard
 from ssdag.wire.process import Process, is_owned, spawn
 from ssdag.wire.pump import StderrPump
@@ -20,16 +21,6 @@ from ssdag.wire.streams import OutputFile, StreamSpec, parse
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: What bash says where a program cannot be executed.
-_EXIT_CODES = {
-    errno.ENOENT: 127,
-    errno.EACCES: 126,
-    errno.EPERM: 126,
-    errno.ENOTDIR: 126,
-    errno.ENOEXEC: 126,
-    errno.ELOOP: 126,
-    errno.EISDIR: 126,
-}
 _SHOWN = 300  # characters of a command in an error message
 
 
@@ -121,7 +112,7 @@ def run_command(
                 walltime_s=walltime_s or 0.0,
             ) from None
         if code != 0:
-            raise _failure(command, code, err.tail(), label)
+            raise failure(command, code, err.tail(), label)
     return CommandResult(
         exit_code=code,
         stdout=out_spec[0] if out_spec else None,
@@ -138,11 +129,11 @@ def _start(command: str, stdout: int | None, stderr: int, label: str) -> Process
         except OSError as error:
             # A script without a first line "#!" is the shell's to run, and a function
             # that BASH_ENV defines the shell's to find.
-            code = _EXIT_CODES.get(error.errno or 0)
+            code = EXIT_CODES.get(error.errno or 0)
             if code is None:  # no memory, too many processes, a command too long
                 raise _not_started(command, error, label) from error
             if error.errno != errno.ENOEXEC and not (code == 127 and os.environ.get("BASH_ENV")):
-                raise _failure(command, code, "", label) from error
+                raise failure(command, code, "", label) from error
     argv = [shell.program(), "-c", command]
     try:
         return spawn(argv, stdout=stdout, stderr=stderr, own_session=not is_owned())
@@ -187,7 +178,8 @@ def _shorten(command: str) -> str:
     return command if len(command) <= _SHOWN else f"{command[:_SHOWN]} ... ({len(command)} chars)"
 
 
-def _failure(command: str, code: int, tail: str, label: str) -> CommandError:
+def failure(command: str, code: int, tail: str, label: str) -> CommandError:
+    """Return the error of a command that ended with `code`, and the last lines it wrote."""
     if code == 127:
         what = (
             "a program was not found (exit code 127): check its spelling and the PATH of the "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from ssdag.apps import mpi
 from ssdag.apps.app import App
 from ssdag.config import near
 from ssdag.errors import AppDefinitionError
@@ -110,6 +111,49 @@ def bash_app(func: Any = None, /, **options: Any) -> Any:
 
 
 @overload
+def mpi_app(func: Callable[..., Any], /) -> App[Any]: ...
+@overload
+def mpi_app(**options: Any) -> Callable[[Callable[..., Any]], App[Any]]: ...
+def mpi_app(func: Any = None, /, **options: Any) -> Any:
+    """Make an app of a function that returns a command with ranks, or that is run by ranks.
+
+    It runs on an :class:`~ssdag.executors.AllocationExecutor` (or a ``BatchExecutor``),
+    which starts the command once for each rank, by the launcher of the system, on slots
+    of its own. How many ranks, and where, is in ``resources``, of the decorator or of a
+    call: ``solve(mesh, resources=Resources(ranks=64, ranks_per_node=16))``. The default
+    is one rank with one core.
+
+    Parameters
+    ----------
+    func : callable
+        Returns the command, as a str (for the shell if it needs one) or as a list of
+        arguments. The future's result is the exit code 0; any other is a
+        :class:`~ssdag.CommandError`.
+    python : bool, optional
+        True: the function itself runs on every rank, where ``mpi4py.MPI.COMM_WORLD`` is
+        their world; its arguments come to each of them. If a rank raises, the others
+        are ended, and the future has that error with a note that names the rank.
+    returns : str, optional
+        With ``python=True``: "first" for the value of rank 0 (the default), "all" for the
+        list of the values of all ranks.
+    **options
+        As for :func:`python_app`.
+
+    Raises
+    ------
+    AppDefinitionError, ConfigError
+        An unknown option, or one of a wrong type.
+
+    Examples
+    --------
+    >>> @mpi_app(resources=Resources(ranks=4))  # doctest: +SKIP
+    ... def solve(mesh):
+    ...     return ["solver", mesh]
+    """
+    return _decorate("mpi", func, options)
+
+
+@overload
 def join_app(func: Callable[..., R], /) -> App[Any]: ...
 @overload
 def join_app(**options: Any) -> Callable[[Callable[..., R]], App[Any]]: ...
@@ -138,11 +182,12 @@ def join_app(func: Any = None, /, **options: Any) -> Any:
 
 
 def _decorate(kind: str, func: Any, options: dict[str, Any]) -> Any:
+    known = (*_OPTIONS, *mpi.OPTIONS) if kind == "mpi" else _OPTIONS
     for name in options:
-        if name not in _OPTIONS:
+        if name not in known:
             raise AppDefinitionError(
-                f"{kind}_app has no option {name!r}{near(name, _OPTIONS)}; "
-                f"there are {', '.join(_OPTIONS)}"
+                f"{kind}_app has no option {name!r}{near(name, known)}; "
+                f"there are {', '.join(known)}"
             )
 
     def decorate(body: Callable[..., Any]) -> App[Any]:

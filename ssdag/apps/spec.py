@@ -37,14 +37,15 @@ class Signature:
     def __init__(self, func: Callable[..., Any]) -> None:
         self.defaults: dict[str, Any] = {}
         self.accepts: frozenset[str] = frozenset(SPECIAL)
-        #: True if the body has a parameter ``after``, which is then its own affair.
-        self.names_after = False
+        #: True if the body has a parameter of this name, which is then its own affair.
+        self.names_after = self.names_resources = False
         try:
             parameters = inspect.signature(func).parameters
         except (TypeError, ValueError):  # some builtins have none
             self.accepts = frozenset()
             return
         self.names_after = "after" in parameters
+        self.names_resources = "resources" in parameters
         takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         if not takes_any:
             self.accepts = frozenset(name for name in SPECIAL if name in parameters)

@@ -6,13 +6,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ssdag.executors.allocation.executor import AllocationExecutor
     from ssdag.executors.base import Capabilities, Executor
     from ssdag.executors.local.executor import LocalExecutor
     from ssdag.executors.threads import ThreadExecutor
 
-__all__ = ["Capabilities", "Executor", "LocalExecutor", "ThreadExecutor"]
+__all__ = ["AllocationExecutor", "Capabilities", "Executor", "LocalExecutor", "ThreadExecutor"]
 
 _WHERE = {
+    "AllocationExecutor": "ssdag.executors.allocation.executor",
     "Capabilities": "ssdag.executors.base",
     "Executor": "ssdag.executors.base",
     "LocalExecutor": "ssdag.executors.local.executor",

@@ -41,10 +41,13 @@ class Capabilities:
     resources : frozenset of str
         Fields of :class:`~ssdag.Resources` that it understands, beside priority and
         walltime.
+    steps : bool
+        It starts programs with ranks: what an ``mpi_app`` needs.
     """
 
     walltime: bool = True
     resources: frozenset[str] = frozenset({"cores", "nodes", "ranks"})
+    steps: bool = False
 
 
 class Executor(ABC):
@@ -113,6 +116,11 @@ class Executor(ABC):
             return (
                 f"executor {self.label!r} cannot kill a Python body, so it cannot honour "
                 "walltime_s; use a LocalExecutor"
+            )
+        if kind == "mpi" and not self.capabilities.steps:
+            return (
+                f"executor {self.label!r} starts no MPI ranks; use an AllocationExecutor, or a "
+                "BatchExecutor"
             )
         needs = options.resources
         if needs is None:

@@ -120,7 +120,7 @@ def ensure() -> None:
     _guard.ensure()
 
 
-def session(pid: int) -> None:
+def session(pid: int, grace_s: float = 0.0) -> None:
     """Have all processes of session `pid` killed when this process ends.
 
     Parameters
@@ -128,9 +128,12 @@ def session(pid: int) -> None:
     pid : int
         A child of ours that leads a session (see :func:`ssdag.wire.process.spawn`) and
         was not reaped yet.
+    grace_s : float
+        More than 0: they get SIGTERM first, and so many seconds to end by themselves. For
+        launchers that must tell other machines.
     """
     key = b"S%d" % pid
-    _guard.add(key, b"%s %d\0" % (key, reaper.ticks_now()))
+    _guard.add(key, b"%s %d %g\0" % (key, reaper.ticks_now(), grace_s))
 
 
 def release_session(pid: int) -> None:

@@ -87,10 +87,14 @@ class StderrPump:
             ready = [fd for fd, _ in poller.poll(pause)]
             if end in ready:
                 return
-            if ready and self._pass_on() is False:
+            if ready and self.pass_on() is False:
                 poller.unregister(self._reading)
 
-    def _pass_on(self) -> bool | None:
+    def fileno(self) -> int:
+        """Return our end, for a selector; readable means that :meth:`pass_on` has work."""
+        return self._reading
+
+    def pass_on(self) -> bool | None:
         """Move one chunk; False at the end of the output, None if there is none now."""
         try:
             data = os.read(self._reading, _CHUNK)
@@ -112,7 +116,7 @@ class StderrPump:
         """Take what is left in the pipe; what the command left running keeps its stderr."""
         more: bool | None = True
         while more:
-            more = self._pass_on()
+            more = self.pass_on()
         if more is None:  # a background process holds the pipe: it must not meet SIGPIPE
             rest, self._reading = StderrPump._adopt(self._reading, self._target), -1
             threading.Thread(target=rest._drain, name="ssdag-stderr", daemon=True).start()
@@ -125,6 +129,6 @@ class StderrPump:
         return pump
 
     def _drain(self) -> None:
-        while self._pass_on():
+        while self.pass_on():
             pass
         self.close()

@@ -257,8 +257,10 @@ def remove(path: str) -> None:
 class Reaper:
     """What the guard process knows: sessions, paths, and whether the driver lives.
 
-    Commands come through a pipe, each ended by a NUL byte: ``S<pid> <ticks>`` and
-    ``s<pid>`` add and release a session, ``P<path>`` and ``p<path>`` a path.
+    Commands come through a pipe, each ended by a NUL byte: ``S<pid> <ticks> <grace>`` and
+    ``s<pid>`` add and release a session, ``P<path>`` and ``p<path>`` a path. A session
+    with a grace (in seconds) gets SIGTERM first and so much time to follow it: ``srun``
+    must tell other machines, and does not if it is killed.
     """
 
     def __init__(self, commands: int, driver: int) -> None:
@@ -267,6 +269,7 @@ class Reaper:
         self._partial = b""
         self._leaders: dict[int, int] = {}  # session -> pidfd of its leader, or -1
         self._ended: dict[int, int] = {}  # session -> ticks at which the leader had ended
+        self._graces: dict[int, float] = {}
         self._by_fd: dict[int, int] = {}
         self._paths: dict[bytes, None] = {}
         self._poller = select.poll()
@@ -302,8 +305,9 @@ class Reaper:
         for record in records:
             kind, body = record[:1], record[1:]
             if kind == b"S":
-                pid, _, ticks = body.partition(b" ")
+                pid, ticks, grace = body.split(b" ")
                 self._add(int(pid), int(ticks))
+                self._graces[int(pid)] = float(grace)
             elif kind == b"s":
                 self._drop(int(body))
             elif kind == b"P":
@@ -342,6 +346,7 @@ class Reaper:
         self._forget_fd(sid)
         self._leaders.pop(sid, None)
         self._ended.pop(sid, None)
+        self._graces.pop(sid, None)
 
     def _clean(self) -> None:
         ours = [
@@ -349,6 +354,15 @@ class Reaper:
             for sid, fd in self._leaders.items()
             if fd >= 0 or is_older(Session(sid).find(), self._ended[sid])
         ]
+        polite = [sid for sid in ours if self._graces[sid] > 0]
+        if polite:
+            rude = [Session(sid) for sid in ours if sid not in polite]
+            end(rude, signal.SIGKILL, KILL_PATIENCE_S)
+            end(
+                [Session(sid) for sid in polite],
+                signal.SIGTERM,
+                max(self._graces[sid] for sid in polite),
+            )
         end([Session(sid) for sid in ours], signal.SIGKILL, KILL_PATIENCE_S)
         # After the processes: a server could write its files once more.
         for path in self._paths:
