@@ -57,7 +57,7 @@ clean:  ## remove .venv, caches and built pages
 # -- environments -------------------------------------------------------------------------
 
 $(STAMPS)/chem: EXTRAS = chem
-$(STAMPS)/test: EXTRAS = dev,docs,chem
+$(STAMPS)/test: EXTRAS = dev,docs,chem,engines
 $(STAMPS)/docs: EXTRAS = docs
 $(STAMPS)/bench: EXTRAS = bench
 

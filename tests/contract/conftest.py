@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import ssdag
-from ssdag.executors import LocalExecutor, ThreadExecutor
+from ssdag.executors import LocalExecutor, PilotExecutor, ThreadExecutor
+from ssdag.providers.local import LocalProvider
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,9 +18,16 @@ if TYPE_CHECKING:
     from ssdag.dataflow.engine import Engine
     from ssdag.executors import Executor
 
-MAKERS: dict[str, Callable[[int], Executor]] = {
-    "threads": lambda workers: ThreadExecutor(workers),
-    "local": lambda workers: LocalExecutor(workers, threshold_bytes=1 << 16),
+MAKERS: dict[str, Callable[[int, Path], Executor]] = {
+    "threads": lambda workers, _: ThreadExecutor(workers),
+    "local": lambda workers, _: LocalExecutor(workers, threshold_bytes=1 << 16),
+    "pilot": lambda workers, folder: PilotExecutor(
+        LocalProvider(init_blocks=1),
+        workers_per_node=workers,
+        cores_per_worker=0.1,  # more workers than cores
+        threshold_bytes=1 << 16,
+        run_dir=folder,
+    ),
 }
 
 
@@ -30,12 +38,13 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def start(kind: str) -> Iterator[Callable[..., Engine]]:
+def start(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Engine]]:
     """Start engines: ``start(workers=2, **options of Config)``; closed after the test."""
     engines: list[Engine] = []
+    folder = tmp_path_factory.mktemp("runs")
 
     def make(workers: int = 2, **config: Any) -> Engine:
-        engine = ssdag.load(ssdag.Config(executors=[MAKERS[kind](workers)], **config))
+        engine = ssdag.load(ssdag.Config(executors=[MAKERS[kind](workers, folder)], **config))
         engines.append(engine)
         return engine
 

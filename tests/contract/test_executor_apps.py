@@ -226,7 +226,8 @@ SCRIPT = """
 import dataclasses, sys
 import ssdag
 from ssdag import python_app, join_app
-from ssdag.executors import LocalExecutor, ThreadExecutor
+from ssdag.executors import LocalExecutor, PilotExecutor, ThreadExecutor
+from ssdag.providers.local import LocalProvider
 
 class Boom(Exception):
     def __init__(self, a, b):
@@ -291,7 +292,11 @@ def run(script: str, folder: Path, *, code: int = 0) -> str:
 
 
 def test_classes_and_functions_of_a_script(kind: str, tmp_path: Path) -> None:
-    executor = {"threads": "ThreadExecutor(2)", "local": "LocalExecutor(2)"}[kind]
+    executor = {
+        "threads": "ThreadExecutor(2)",
+        "local": "LocalExecutor(2)",
+        "pilot": "PilotExecutor(LocalProvider(), workers_per_node=2)",
+    }[kind]
     assert run(SCRIPT.replace("{EXECUTOR}", executor), tmp_path) == "good\n"
 
 
