@@ -6,18 +6,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ssdag.executors.adapters.dask import DaskExecutor
+    from ssdag.executors.adapters.futures import FuturesExecutor
+    from ssdag.executors.adapters.ray import RayExecutor
     from ssdag.executors.allocation.executor import AllocationExecutor
     from ssdag.executors.base import Capabilities, Executor
     from ssdag.executors.local.executor import LocalExecutor
     from ssdag.executors.threads import ThreadExecutor
 
-__all__ = ["AllocationExecutor", "Capabilities", "Executor", "LocalExecutor", "ThreadExecutor"]
+__all__ = [
+    "AllocationExecutor",
+    "Capabilities",
+    "DaskExecutor",
+    "Executor",
+    "FuturesExecutor",
+    "LocalExecutor",
+    "RayExecutor",
+    "ThreadExecutor",
+]
 
 _WHERE = {
     "AllocationExecutor": "ssdag.executors.allocation.executor",
     "Capabilities": "ssdag.executors.base",
+    "DaskExecutor": "ssdag.executors.adapters.dask",
     "Executor": "ssdag.executors.base",
+    "FuturesExecutor": "ssdag.executors.adapters.futures",
     "LocalExecutor": "ssdag.executors.local.executor",
+    "RayExecutor": "ssdag.executors.adapters.ray",
     "ThreadExecutor": "ssdag.executors.threads",
 }
 
