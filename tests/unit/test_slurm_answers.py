@@ -251,8 +251,10 @@ def test_ids_are_found(
         (
             "",
             1,
-            "sbatch: error: Batch job submission failed: "
-            "Unable to contact slurm controller (connect failure)",
+            (
+                "sbatch: error: Batch job submission failed: "
+                "Unable to contact slurm controller (connect failure)"
+            ),
             True,
         ),
         ("", None, "no answer within 60 s", False),  # it may have been taken
