@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 import tempfile
 import threading
@@ -50,7 +51,8 @@ RANK_VARIABLES = (
 
 #: What an outer launcher leaves in the environment, and an inner one would trip over.
 _OF_A_RANK = re.compile(
-    "(PMI_|PMIX_|MPI_LOCAL|HYDI_|PALS_|JSM_NAMESPACE_|OMPI_COMM|OMPI_MCA_(orte|ess|pmix)_).*"
+    r"(PMI_|PMIX_(?!MCA_)|MPI_LOCAL|HYDI_|PALS_|JSM_NAMESPACE_|PRTE_(?!MCA_)|OMPI_(?!MCA_)"
+    r"|OMPI_MCA_(orte_|ess_|ess$|pmix$|initial_wdir|mpi_oversubscribe)).*"
 )
 
 _SOURCE = """\
@@ -176,19 +178,21 @@ def check_world(
         launcher and the MPI library.
     """
     step = step or Step(argv=("probe",), ranks=2)
-    with tempfile.TemporaryDirectory(prefix="ssdag-world-", dir=folder) as own:
-        key_step = replace(step, argv=(mpicc or python or sys.executable,))
-        key = (launcher.name, *launcher.command(key_step))
-        with _lock:
-            if key in _known:
-                return _known[key]
-        argv = (
-            [python or sys.executable, "-c", _PYTHON] if mpicc is None else [_compile(mpicc, own)]
-        )
+    key = (launcher.name, mpicc or python or sys.executable, *launcher.command(step))
+    with _lock:
+        if key in _known:
+            return _known[key]
+    own = guard.folder(folder or tempfile.gettempdir(), "ssdag-world-")
+    try:
+        script = [python or sys.executable, "-c", _PYTHON]
+        argv = script if mpicc is None else [_compile(mpicc, own)]
         probe = replace(step, argv=tuple(argv))
         for name, text in launcher.files(probe).items():
             Path(own, name).write_text(text)
         world = _try(launcher, launcher.command(probe, folder=own), step.ranks, timeout_s)
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+        guard.release_path(own)
     with _lock:
         _known[key] = world
     return world

@@ -6,16 +6,19 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ssdag.errors import LauncherError
-from ssdag.launchers import MpiexecLauncher, MpirunLauncher, SingleLauncher, Step
+from ssdag.launchers import Launcher, MpiexecLauncher, MpirunLauncher, SingleLauncher, Step
 from ssdag.launchers import world as world_module
 from ssdag.launchers.world import World, check_world, without_world, world_rank, world_size
+from tests.conftest import wait_until
 from tests.integration.mpi.found import MPIEXEC, OPENMPI_ENV, needs_mpich, needs_openmpi
 
 MPICH = MpiexecLauncher(executable=MPIEXEC)
@@ -145,17 +148,48 @@ def test_a_rank_finds_its_place(env: dict[str, str], rank: int | None, size: int
     assert world_size(env) == size
 
 
-@needs_mpich
-def test_a_rank_can_start_a_launch_of_its_own() -> None:
+@pytest.mark.parametrize(
+    ("launcher", "env"),
+    [
+        pytest.param(MPICH, {}, marks=needs_mpich, id="mpich"),
+        pytest.param(OPENMPI, OPENMPI_ENV, marks=needs_openmpi, id="openmpi"),
+    ],
+)
+def test_a_rank_can_start_a_launch_of_its_own(launcher: Launcher, env: dict[str, str]) -> None:
     code = (
-        "from mpi4py import MPI; from ssdag.launchers import MpiexecLauncher as M\n"
-        "from ssdag.launchers.world import check_world, world_size\n"
-        f"inner = check_world(M(executable={MPIEXEC!r})).size\n"
-        "print('outer', MPI.COMM_WORLD.size, world_size(), 'inner', inner)"
+        "from mpi4py import MPI; from ssdag.launchers import *\n"
+        "from ssdag.launchers.world import check_world, world_rank, world_size\n"
+        f"inner = check_world({launcher!r}).size\n"
+        "print('outer', world_rank(), 'of', MPI.COMM_WORLD.size, world_size(), 'inner', inner)"
     )
-    step = Step(argv=(sys.executable, "-c", code), ranks=1, env={"PYTHONPATH": os.getcwd()})
-    _, stdout, stderr = world_module._run("test", MPICH.command(step), 60, without_world())
-    assert stdout.strip() == "outer 1 1 inner 2", stderr
+    argv = (sys.executable, "-c", code)
+    line = launcher.command(Step(argv=argv, ranks=1, env={**env, "PYTHONPATH": os.getcwd()}))
+    _, stdout, stderr = world_module._run("test", line, 60, without_world())
+    assert stdout.strip() == "outer 0 of 1 1 inner 2", stderr
+
+
+@needs_mpich
+def test_no_rank_is_left_by_a_driver_that_is_killed_while_it_looks(tmp_path: Path) -> None:
+    mine = (
+        "import os, sys, time; from mpi4py import MPI\n"
+        "open(f'{sys.argv[1]}.tmp', 'w').write(str(os.getpid()))\n"
+        "os.rename(f'{sys.argv[1]}.tmp', sys.argv[1]); time.sleep(60)"
+    )
+    file = tmp_path / "pid"
+    wrapper = (sys.executable, "-c", mine, str(file))
+    driver = (
+        "from ssdag.launchers import *; from ssdag.launchers.world import check_world\n"
+        f"check_world({MPICH!r}, Step(argv=('x',), wrapper={wrapper!r}, ranks=1))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", driver], env={**os.environ, "TMPDIR": str(tmp_path)}
+    )
+    wait_until(file.exists, 30, "the rank is up")
+    rank = psutil.Process(int(file.read_text()))
+    process.kill()
+    process.wait(10)
+    wait_until(lambda: not rank.is_running(), 20, "the rank is gone")
+    wait_until(lambda: not list(tmp_path.glob("ssdag-*")), 20, "its folder is gone")
 
 
 def test_what_an_outer_launch_left_is_taken_away() -> None:
@@ -165,5 +199,11 @@ def test_what_an_outer_launch_left_is_taken_away() -> None:
         "OMPI_COMM_WORLD_SIZE": "2",
         "HYDI_CONTROL_FD": "1",
     }
-    kept = {"PATH": "/bin", "SLURM_JOB_ID": "1", "OMPI_MCA_btl": "tcp", "MPI_HOME": "/m"}
+    kept = {
+        "PATH": "/bin",
+        "SLURM_JOB_ID": "1",
+        "OMPI_MCA_btl": "tcp",
+        "MPI_HOME": "/m",
+        "PMIX_MCA_gds": "hash",
+    }
     assert without_world(outer | kept) == kept
