@@ -302,11 +302,15 @@ class DataFuture(Future[T]):
         What the data is called (tensor name, file path).
     """
 
-    __slots__ = ("_on_cancel", "kind", "name", "target")
+    __slots__ = ("_on_cancel", "kind", "name", "source", "target")
 
-    def __init__(self, name: str, kind: str = "data", target: Any = None) -> None:
+    def __init__(
+        self, name: str, kind: str = "data", target: Any = None, source: Any = None
+    ) -> None:
         super().__init__()
         self.name = name
+        #: The service that will hold it, which the graph shows; None for files.
+        self.source = source
         #: What it will be completed with, where that is known beforehand (a ``File``).
         self.target = target
         #: What it stands for, shown in the graph: "tensor", "file", ...

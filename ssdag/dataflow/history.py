@@ -48,6 +48,8 @@ class History:
         #: task that changes a file in place would be its own parent.
         self._files: WeakKeyDictionary[DataFuture[Any], int] = WeakKeyDictionary()
         self._versions: dict[str, int] = {}
+        #: Nodes of data that have an edge from the service that holds them.
+        self._held: set[int] = set()
 
     def app(self, app: AppSpec) -> int:
         """Return the number of an app that is new."""
@@ -56,13 +58,16 @@ class History:
 
     def service(self, service: Any, task: Task) -> None:
         """Note that a task uses a service."""
+        self.record.edge(self._service_node(service), task.task_id, EdgeKind.SERVICE)
+
+    def _service_node(self, service: Any) -> int:
         node = self._service_nodes.get(id(service))
         if node is None:
             kind = type(service).__name__
             node = self._new_node(str(getattr(service, "name", kind)), "service", kind)
             self._service_nodes[id(service)] = node
             self._services[node] = service  # alive, so that its id stays its own
-        self.record.edge(node, task.task_id, EdgeKind.SERVICE)
+        return node
 
     def _new_node(self, name: str, kind: str, app: str) -> int:
         """Return a node of its own, also where another one has the name."""
@@ -80,7 +85,11 @@ class History:
             if known is None:
                 known = self._files[future] = self._new_node(name, "data", future.kind)
             return known
-        return self.record.node(name, "data", future.kind, time.perf_counter())
+        node = self.record.node(name, "data", future.kind, time.perf_counter())
+        if future.source is not None and node not in self._held:
+            self._held.add(node)
+            self.record.edge(self._service_node(future.source), node, EdgeKind.SERVICE)
+        return node
 
     def note_outputs(self, task: Task, state: str) -> None:
         """Note the files that a task makes ("pending"), or how it left them."""

@@ -175,7 +175,7 @@ class Orchestrator(ServiceNode):
             The name cannot be one.
         """
         key_bytes(name)
-        future: DataFuture[Array] = DataFuture(name, "tensor")
+        future: DataFuture[Array] = DataFuture(name, "tensor", source=self)
 
         def watch(ready: Future[Any]) -> None:
             error = ready.exception() or self._lost()

@@ -149,7 +149,7 @@ def test_max_pending_blocks_the_caller_and_only_him(
 
 def test_close_wakes_who_waits_for_room(start: Callable[..., Engine], path: Path) -> None:
     engine = start(max_pending=2)
-    bodies.block(hold, path, 2)
+    busy = bodies.block(hold, path, 2)
     caught: list[BaseException] = []
 
     def submit() -> None:
@@ -161,7 +161,7 @@ def test_close_wakes_who_waits_for_room(start: Callable[..., Engine], path: Path
     thread = threading.Thread(target=submit, daemon=True)
     thread.start()
     wait_until(lambda: engine._ledger._watchers, what="it waits")
-    threading.Timer(0.0, bodies.touch, (path("release"),)).start()
+    busy[0].add_done_callback(lambda _: bodies.touch(path("release")))
     engine.close()
     thread.join(DEADLINE_S)
     assert len(caught) == 1
