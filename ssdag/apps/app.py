@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from concurrent.futures import Future
 
-    from ssdag.dataflow.retry import RetryPolicy
-    from ssdag.tasks import AppFuture
+    from ssdag.tasks import AppFuture, RetryRule
 
 _NO_WALLTIME = (
     "a join_app cannot have a walltime_s: its body runs beside the engine, where it cannot be "
@@ -200,7 +199,7 @@ def _options(kind: str, given: dict[str, Any]) -> Options:
         raise AppDefinitionError(f"priority={priority!r}: an int is needed; higher runs sooner")
     if kind == "join" and walltime_s is not None:
         raise AppDefinitionError(_NO_WALLTIME)
-    retry: RetryPolicy | None = as_policy(given.get("retries"))
+    retry: RetryRule | None = as_policy(given.get("retries"))
     executors = given.get("executors")
     labels = None if executors in (None, "all") else _names("executors", executors)
     if labels is not None and not labels:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ssdag.config import Config
-    from ssdag.tasks import Task
+    from ssdag.tasks import RetryRule, Task
 
 #: Errors that come again however often one tries.
 _HOPELESS = (SerializationError, NestedCallError, UnsupportedError)
@@ -96,20 +96,34 @@ class RetryPolicy:
             return self.max_backoff_s
 
 
-def as_policy(value: object) -> RetryPolicy | None:
-    """Return a policy for ``retries=``: an int is a budget, None means not given."""
-    if value is None or isinstance(value, RetryPolicy):
-        return value
+def as_policy(value: object) -> RetryRule | None:
+    """Return a rule for ``retries=``: an int is a budget, None means not given."""
+    if value is None:
+        return None
+    if hasattr(value, "delay_s") and not isinstance(value, type):
+        rule: RetryRule = value
+        return rule
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ConfigError(f"retries={value!r}: an int >= 0 or a RetryPolicy is needed")
     return RetryPolicy(budget=value)
 
 
-def from_config(config: Config) -> RetryPolicy:
-    """Return the rule of an engine: its ``retries``, back-off and handler in one."""
+def from_config(config: Config) -> RetryRule:
+    """Return the rule of an engine: its ``retries``, back-off and handler in one.
+
+    Raises
+    ------
+    ConfigError
+        A rule of the user's own is given, and a back-off or handler beside it.
+    """
     policy = as_policy(config.retries) or RetryPolicy()
     if config.retry_handler is None and not config.retry_backoff_s:
         return policy
+    if not isinstance(policy, RetryPolicy):
+        raise ConfigError(
+            f"retries={policy!r} decides alone; retry_handler and retry_backoff_s go with an "
+            "int or a RetryPolicy"
+        )
     return replace(
         policy,
         backoff_s=config.retry_backoff_s or policy.backoff_s,

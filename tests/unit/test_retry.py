@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+import ssdag
 from ssdag import Config, ConfigError, RetryPolicy, TaskState
 from ssdag.dataflow.retry import as_policy, from_config
 from ssdag.dataflow.retrying import Retrying
 from ssdag.dataflow.timers import Timers
 from ssdag.errors import NestedCallError, SerializationError, UnsupportedError, WorkerLostError
+from ssdag.executors import ThreadExecutor
 from ssdag.tasks import AppFuture, AppSpec, Options, Outcome, Task
 from tests.conftest import wait_until
 
@@ -148,8 +150,10 @@ def test_the_rule_of_an_engine() -> None:
     assert from_config(Config(retries=own)) is own
     whole = from_config(Config(retries=own, retry_backoff_s=1.0))
     assert whole == RetryPolicy(budget=3, backoff_s=1.0, factor=5.0, handler=handler)
-    assert from_config(Config(retries=own, retry_handler=other)).handler is other
-    assert from_config(Config(retries=1, retry_backoff_s=2.0)).backoff_s == 2.0
+    assert from_config(Config(retries=own, retry_handler=other)) == RetryPolicy(
+        budget=3, backoff_s=9.0, factor=5.0, handler=other
+    )
+    assert from_config(Config(retries=1, retry_backoff_s=2.0)) == RetryPolicy(1, backoff_s=2.0)
 
 
 # -- the timers --------------------------------------------------------------------------
@@ -312,3 +316,23 @@ def test_nothing_is_tried_again_once_it_is_closed() -> None:
     wait_until(
         lambda: not any(t.name == "ssdag-timer" for t in threading.enumerate()), what="no thread"
     )
+
+
+def test_a_rule_of_the_users_own() -> None:
+    class Twice:
+        """Tries again at once, twice, whatever happened."""
+
+        def __init__(self) -> None:
+            self.asked = 0
+
+        def delay_s(self, error: BaseException, task: Task) -> float | None:
+            self.asked += 1
+            return 0.0 if self.asked <= 2 else None
+
+    rule = Twice()
+    config = ssdag.Config(executors=[ThreadExecutor(1)], retries=rule)
+    with ssdag.load(config) as engine:
+        assert isinstance(engine.submit(divmod, 1, 0).exception(30.0), ZeroDivisionError)
+    assert rule.asked == 3
+    with pytest.raises(ConfigError, match="decides alone"):
+        from_config(ssdag.Config(retries=rule, retry_backoff_s=1.0))
