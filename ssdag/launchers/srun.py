@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,6 +12,7 @@ from ssdag.launchers.base import Launcher
 from ssdag.launchers.parse import after, number, numbers, segments, split_options
 from ssdag.launchers.placement import named_file
 from ssdag.launchers.program import (
+    is_plain,
     rank_command,
     read_rank_command,
     split_env,
@@ -38,6 +40,9 @@ _TAKES = dict.fromkeys(
     [*_COUNTS.values(), "--mem", "--nodelist", "--chdir", "--cpu-bind", "--time", "--export"], 1
 ) | {"--exact": 0, "--overlap": 0}
 
+#: Variables that srun or the search for it would heed.
+_OF_SRUN = re.compile("PATH$|LD_|SLURM_|SLURMD_")
+
 
 @dataclass(frozen=True)
 class SrunLauncher(Launcher):
@@ -51,6 +56,7 @@ class SrunLauncher(Launcher):
 
     An exclusive step gets ``--exact``: just the cores that it asks for, so that the next
     one starts beside it and does not wait for its end. ``overlap`` gets ``--overlap``.
+    Ranks are numbered through the hosts in Slurm's own order, not that of ``hosts``.
 
     Parameters
     ----------
@@ -84,8 +90,10 @@ class SrunLauncher(Launcher):
         """Return the launch line; see :meth:`Launcher.command`.
 
         ``--export`` splits its list at commas and reads quotes, so a value that is not
-        plain comes from srun's own environment (``env NAME=VALUE srun ...``), or, with
-        several programs, stands in front of its program.
+        plain comes from srun's own environment (``env NAME=VALUE srun ...``). With several
+        programs it stands in front of its program, and so does what would change srun
+        itself. ALL stands there always, because a job that was submitted with
+        ``--export=NONE`` would hand that on to its steps.
         """
         self.check(steps)
         front: dict[str, str] = {}
@@ -93,7 +101,8 @@ class SrunLauncher(Launcher):
         for name in self.files(*steps):
             whole = replace(steps[0], ranks=sum(step.ranks for step in steps), cwd=None)
             path = f"{folder}/{name}" if folder else name
-            return [*line, *self._flags(whole), *whole.options, "--multi-prog", path]
+            line += [*self._flags(whole), "--export=ALL", *whole.options]
+            return [*line, "--multi-prog", path]
         if len(steps) > 1 and self.mpi == "pmi2":
             raise self.unsupported(
                 "programs of different layout in one MPI world with mpi='pmi2'",
@@ -101,17 +110,14 @@ class SrunLauncher(Launcher):
             )
         for i, step in enumerate(steps):
             plain, other = split_env(step.env)
-            inner: dict[str, str] = {}
-            if len(steps) == 1:
-                front = other
-            else:
-                inner, other = other, {}
+            inner = {n: v for n, v in other.items() if len(steps) > 1 or _OF_SRUN.match(n)}
+            front |= {n: v for n, v in other.items() if n not in inner}
             if i:
                 line.append(":")
             line += self._flags(step)
-            if plain or other:
-                names = [f"{name}={value}" for name, value in plain.items()]
-                line.append(",".join(["--export=ALL", *names, *other]))
+            exported = [f"{name}={value}" for name, value in plain.items()]
+            exported += [name for name in front if is_plain(name, "")]
+            line.append(",".join(["--export=ALL", *exported]))
             line += [*step.options, *rank_command(step, env=inner)]
         return with_env(front, line)
 
@@ -202,9 +208,8 @@ def _step(words: list[str], front: Mapping[str, str]) -> Step:
             hours, minutes, seconds = numbers(flag, value, ":")
             found["walltime_s"] = float((hours * 60 + minutes) * 60 + seconds)
         elif flag == "--export":
-            for item in value.split(",")[1:]:
-                name, equals, text = item.partition("=")
-                env[name] = text if equals else front[name]
+            exported = (item.partition("=") for item in value.split(",")[1:])
+            env |= {name: text for name, equals, text in exported if equals} | dict(front)
         else:
             found["exclusive" if flag == "--exact" else "overlap"] = True
     return Step(argv=tuple(argv), env=env, options=options, **found)

@@ -29,10 +29,10 @@ class Wrapped(Launcher):
 
     Examples
     --------
-    >>> from ssdag.launchers import SrunLauncher, Step, Wrapped, container
-    >>> launcher = Wrapped(SrunLauncher(), container("cfd.sif"))
+    >>> from ssdag.launchers import MpiexecLauncher, Step, Wrapped, container
+    >>> launcher = Wrapped(MpiexecLauncher(), container("cfd.sif"))
     >>> launcher.command(Step(argv=("solve", "case 1"), ranks=4))
-    ['srun', '--ntasks=4', '--exact', 'apptainer', 'exec', 'cfd.sif', 'solve', 'case 1']
+    ['mpiexec', '-n', '4', 'apptainer', 'exec', 'cfd.sif', 'solve', 'case 1']
     """
 
     launcher: Launcher

@@ -84,6 +84,7 @@ def test_values_of_numpy_and_paths_are_taken_as_they_are_meant(tmp_path: Path) -
         f"--chdir={tmp_path}",
         "--cpu-bind=map_cpu:1",
         "--exact",
+        "--export=ALL",
         f"{tmp_path}/sim",
     ]
 
@@ -164,6 +165,17 @@ def test_single_runs_in_its_folder_on_its_cores_with_its_variables(tmp_path: Pat
         argv=(sys.executable, "-c", code), cwd=str(folder), binding=(core,), env={"A": "x,\ny"}
     )
     assert _environment_of(step) == f"{folder} [{core}] 'x,\\ny'"
+
+
+def test_srun_itself_is_not_changed_by_what_its_ranks_get() -> None:
+    env = {"PATH": "/a b:/c", "LD_PRELOAD": "x y", "PATH_TO": "a b", "F,%%": "1"}
+    line = SrunLauncher().command(replace(SIM, env=env))
+    assert line == [
+        *("env", "PATH_TO=a b", "F,%%=1"),
+        *("srun", "--ntasks=1", "--exact", "--export=ALL,PATH_TO"),
+        *("env", "PATH=/a b:/c", "LD_PRELOAD=x y", "./sim"),
+    ]
+    assert SrunLauncher().parse(line) == (replace(SIM, env=env),)
 
 
 def test_mpirun_says_what_it_takes_only_once() -> None:

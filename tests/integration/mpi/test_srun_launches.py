@@ -174,6 +174,17 @@ def test_components_of_a_heterogeneous_job_run_what_is_theirs(
         assert answer.stdout.splitlines() == [f"3 n2 z {tmp_path}"] * 2
 
 
+def test_ranks_have_our_environment_whatever_the_job_was_submitted_with(
+    two_nodes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_EXPORT_ENV", "NONE")
+    monkeypatch.setenv("SSDAG_T_OURS", "ours")
+    step = Step(argv=("sh", "-c", 'echo "$SSDAG_T_OURS" "$A"'), env={"A": "1"})
+    line = SrunLauncher(jobid=two_nodes).command(step)
+    answer = subprocess.run(line, capture_output=True, text=True, timeout=60, check=True)
+    assert answer.stdout == "ours 1\n"
+
+
 def test_the_exit_code_of_a_rank_is_that_of_srun(two_nodes: str) -> None:
     launcher = SrunLauncher(jobid=two_nodes)
     step = Step(argv=("sh", "-c", "exit $((SLURM_PROCID * 5))"), ranks=2)
