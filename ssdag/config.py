@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _EXECUTOR_METHODS = ("start", "submit", "cancel", "shutdown", "capacity", "outstanding")
 #: Fields that hold objects, which a file cannot.
 _OBJECTS = {"listeners", "retry_handler"}
+#: Options that are tables of their own, with a kind; their groups are named after them.
+_PARTS = ("provider", "launcher")
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,11 @@ class Config:
 
         Fields stand at the top level; each executor is a table in ``[[executors]]``
         with its ``kind`` (a name of the entry-point group ``ssdag.executors``, such as
-        "local" or "threads") and its options.
+        "local" or "pilot") and its options. ``provider`` and ``launcher`` are tables in
+        it (``[executors.provider]``) with a kind of the groups ``ssdag.providers`` and
+        ``ssdag.launchers``, or just that name; the provider "auto" is the one of the
+        scheduler that is here. ``wrapper`` in a launcher's table is a list of words in
+        front of every executable.
 
         Parameters
         ----------
@@ -147,24 +153,67 @@ def _listed(name: str, value: Any) -> tuple[Any, ...]:
 
 
 def _executor_of(table: dict[str, Any], path: str | os.PathLike[str]) -> Any:
-    kinds = {point.name: point for point in entry_points(group="ssdag.executors")}
+    try:
+        return _made(table, "executor", "[executors")
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _made(table: dict[str, Any], what: str, place: str) -> Any:
+    """Make what a table stands for: its ``kind`` is a name of an entry-point group.
+
+    Parameters
+    ----------
+    table : dict
+        The kind, and options; the tables of :data:`_PARTS` among them become objects.
+    what : str
+        "executor", or a key of :data:`_PARTS`.
+    place : str
+        The table's name in the file, without the closing bracket.
+    """
+    kinds = {point.name: point for point in entry_points(group=f"ssdag.{what}s")}
     kind = table.pop("kind", None)
     if not isinstance(kind, str) or kind not in kinds:
         raise ConfigError(
-            f"{path}: an executor needs kind = one of {', '.join(sorted(kinds))}; "
+            f"{_article(what)} {what} needs kind = one of {', '.join(sorted(kinds))}; "
             f"{kind!r} is none of them{near(str(kind), kinds)}"
         )
+    wrapper = table.pop("wrapper", None) if what == "launcher" else None
     try:
         factory = kinds[kind].load()
         for name in table:
-            _check_option(factory, name, f"executor {kind!r}")
-        return factory(**table)
+            _check_option(factory, name, f"{what} {kind!r}")
+        for name, value in table.items():
+            if name in _PARTS:
+                table[name] = _part(name, value, f"{place}.{name}")
+            elif what == "launcher" and isinstance(value, list):
+                table[name] = tuple(value)
+        made = factory(**table)
+        # A group's own name for it, so that this layer need not know the class.
+        return made if wrapper is None else kinds["wrapped"].load()(made, wrapper)
     except TypeError as error:
-        raise ConfigError(f"{path}: executor {kind!r}: {error}") from error
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(f"{what} {kind!r}: {error}") from error
+    except ConfigError:
+        raise
     except Exception as error:  # plug-in load
-        raise ConfigError(f"{path}: executor {kind!r} cannot be loaded: {error}") from error
+        raise ConfigError(f"{what} {kind!r} cannot be loaded: {error}") from error
+
+
+def _part(name: str, value: Any, place: str) -> Any:
+    """Make the provider or launcher of an executor, or the launcher of a provider."""
+    table = {"kind": value} if isinstance(value, str) else value
+    if not isinstance(table, dict):
+        raise ConfigError(f"{place}] is a table, or the name of a {name}; it is {value!r}")
+    try:
+        return _made(dict(table), name, place)
+    except ConfigError as error:
+        if str(error).startswith("[executors."):
+            raise
+        raise ConfigError(f"{place}]: {error}") from error
+
+
+def _article(what: str) -> str:
+    return "an" if what[0] in "aeiou" else "a"
 
 
 def _check_option(factory: Any, name: str, where: str) -> None:
