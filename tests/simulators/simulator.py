@@ -17,6 +17,7 @@ from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
 from tests.simulators.command import ask
+from tests.simulators.f58 import value as flux_value
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -161,7 +162,8 @@ class Simulator:
         """Return the truth about a job: one entry, or one for each task of an array."""
         return self.control("look", number=self.number(job_id))
 
-    @staticmethod
-    def number(job_id: str) -> int:
-        """Return the number in an id."""
+    def number(self, job_id: str) -> int:
+        """Return the number of a job."""
+        if self.kind == "flux":
+            return int(flux_value(job_id) or 0) // 58
         return int("".join(c for c in job_id.partition(".")[0] if c.isdigit()))

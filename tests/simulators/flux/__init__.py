@@ -12,10 +12,10 @@ import shlex
 import string
 from typing import Any
 
+from tests.simulators import f58
 from tests.simulators.jobs import Cluster, Job, Stage
 from tests.simulators.server import Answer, Request
 
-_ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _VALUED = {
     "-N": "nodes", "-n": "nslots", "-c": "cores-per-slot", "-g": "gpus-per-slot",
     "-t": "time-limit", "-q": "queue", "-B": "bank",
@@ -72,22 +72,14 @@ class Dialect:
 
     def f58(self, job: Job, request: Request) -> str:
         """Return an id as it is printed."""
-        value, digits = job.number * 58 + 1, ""
-        while value:
-            value, rest = divmod(value, 58)
-            digits = _ALPHABET[rest] + digits
-        return ("f" if request.env.get("FLUX_F58_FORCE_ASCII") else "ƒ") + digits
+        prefix = "f" if request.env.get("FLUX_F58_FORCE_ASCII") else "ƒ"
+        return prefix + f58.digits(job.number * 58 + 1)
 
     def find(self, word: str) -> Job | None:
         """Return the job that an id in any form names."""
-        value = 0
-        if word.isdigit():
-            value = int(word)
-        elif word[:1] in "fƒ":
-            for digit in word[1:]:
-                if digit not in _ALPHABET:
-                    return None
-                value = value * 58 + _ALPHABET.index(digit)
+        value = int(word) if word.isdigit() else f58.value(word)
+        if value is None:
+            return None
         number, rest = divmod(value, 58)
         tasks = self.cluster.tasks(number) if rest == 1 else []
         return tasks[0] if tasks else None
