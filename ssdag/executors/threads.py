@@ -15,6 +15,7 @@ from ssdag.futures import WAIT_GUARD
 from ssdag.states import TaskState
 from ssdag.tasks import AppFuture, Outcome, launch, path_down
 from ssdag.wire.functions import runnable
+from ssdag.wire.raised import from_user_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,10 +141,8 @@ class ThreadExecutor(Executor):
                 call = self._calls[task.app] = runnable(task.app.func)
             value = call(*args, **kwargs) if kwargs else call(*args)
         except BaseException as error:  # user code, which may also raise SystemExit
-            trace = error.__traceback__
-            while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
-                trace = trace.tb_next
-            return Outcome(task, None, error.with_traceback(trace), started, time.monotonic())
+            error = from_user_code(error, __file__)
+            return Outcome(task, None, error, started, time.monotonic())
         return Outcome(task, value, None, started, time.monotonic())
 
     def _before_wait(self, future: Future[Any]) -> Callable[[], None]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ssdag.errors import SerializationError
 from ssdag.wire import context
 from ssdag.wire.functions import dump_function, load_function
+from ssdag.wire.raised import dump_raised
 from ssdag.wire.serialize import dump_error, dumps, load_error, loads, name_culprit
 
 if TYPE_CHECKING:
@@ -74,27 +75,12 @@ def run_call(call: bytes) -> tuple[bool, bytes, float]:
         wrapped = SerializationError(f"the task's result: {error}")
         return False, dump_error(wrapped), time.monotonic() - started
     except BaseException as error:  # user code, which may also raise SystemExit
-        trace = error.__traceback__
-        while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
-            trace = trace.tb_next
-        error.__traceback__ = trace
-        return False, dump_error(_harmless(error)), time.monotonic() - started
+        return False, dump_raised(error, __file__), time.monotonic() - started
 
 
 @functools.lru_cache(maxsize=512)
 def _function(blob: bytes) -> Callable[..., Any]:
     return load_function(blob)
-
-
-def _harmless(error: BaseException) -> BaseException:
-    """Return an error that does not end the driver: no SystemExit, no KeyboardInterrupt."""
-    if isinstance(error, Exception):
-        return error
-    replacement = RuntimeError(
-        f"the task raised {type(error).__name__}({', '.join(map(repr, error.args))})"
-    )
-    replacement.__cause__ = error
-    return replacement
 
 
 def unpack_answer(answer: tuple[bool, bytes, float]) -> tuple[Any, BaseException | None, float]:

@@ -8,7 +8,7 @@ import pickle
 import sys
 from typing import TYPE_CHECKING, Any, Literal
 
-from ssdag.errors import SerializationError, UnsupportedError, WorkerLostError
+from ssdag.errors import LauncherError, SerializationError, WorkerLostError
 from ssdag.executors.calls import runner
 from ssdag.executors.program import Program
 from ssdag.wire.functions import dump_function
@@ -135,9 +135,9 @@ def _read_all(folder: str) -> dict[int, tuple[str, bytes, float]]:
 
 def _first(errors: list[tuple[float, int, bytes]], call: Call, mpi: bool) -> BaseException:
     error = load_error(errors[0][2])
-    if isinstance(error, (SerializationError, UnsupportedError)):
-        error.task_id = call.task_id  # type: ignore[union-attr]
-    if mpi and not isinstance(error, UnsupportedError):
+    if isinstance(error, SerializationError):
+        error.task_id = call.task_id
+    if mpi and not isinstance(error, LauncherError):
         others = [f"rank {rank} {type(load_error(data)).__name__}" for _, rank, data in errors[1:]]
         also = f"; also {', '.join(others[:8])}" if others else ""
         error.add_note(f"raised on rank {errors[0][1]} of {call.ranks}{also}")

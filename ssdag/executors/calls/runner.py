@@ -28,7 +28,7 @@ def main() -> None:
     sys.argv[:] = call["argv"]
     _find_ourselves()
     from ssdag.wire import context
-    from ssdag.wire.serialize import dump_error
+    from ssdag.wire.raised import dump_raised
 
     context.enter_worker()
     rank = 0
@@ -41,7 +41,7 @@ def main() -> None:
         if rank == 0 or call["all"]:
             _write(folder, rank, ("value", _packed(call["name"], value), time.time()))
     except BaseException as error:  # user code, which may also raise SystemExit
-        _write(folder, rank, ("error", dump_error(_sendable(error)), time.time()))
+        _write(folder, rank, ("error", dump_raised(error, __file__), time.time()))
         _flush()
         if comm is not None:
             comm.Abort(1)
@@ -62,10 +62,10 @@ def _join_world(ranks: int) -> tuple[Any, int]:
 
     Raises
     ------
-    UnsupportedError
+    LauncherError
         The world has another size: launcher and MPI library do not understand one another.
     """
-    from ssdag.errors import UnsupportedError
+    from ssdag.errors import LauncherError
 
     try:
         from mpi4py import MPI
@@ -75,11 +75,14 @@ def _join_world(ranks: int) -> tuple[Any, int]:
     comm = MPI.COMM_WORLD
     if comm.size != ranks:
         library = MPI.Get_library_version().split("\n")[0].strip("\0 ")
-        raise UnsupportedError(
-            f"{ranks} ranks were launched by {os.environ.get('SSDAG_LAUNCHER', 'the launcher')}, "
-            f"but the MPI library ({library}) sees a world of {comm.size}: the two do not "
-            "understand one another. Use the launcher of this MPI, or tell it which interface "
-            "to offer (such as SrunLauncher(mpi='pmi2') or 'pmix')"
+        launcher = os.environ.get("SSDAG_LAUNCHER", "the launcher")
+        raise LauncherError(
+            f"{ranks} ranks were launched by {launcher}, but the MPI library ({library}) sees a "
+            f"world of {comm.size}: the two do not understand one another. Use the launcher of "
+            "this MPI, or tell it which interface to offer (such as SrunLauncher(mpi='pmi2') "
+            "or 'pmix')",
+            launcher=launcher,
+            library=library,
         )
     return comm, int(comm.rank)
 
@@ -110,21 +113,6 @@ def _packed(name: str, value: Any) -> bytes:
         raise SerializationError(
             f"the result of {name} (a {type(value).__name__}) cannot be sent: {error}"
         ) from error
-
-
-def _sendable(error: BaseException) -> BaseException:
-    """Return the error with a traceback that begins in the user's code."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
-        trace = trace.tb_next
-    error.__traceback__ = trace
-    if isinstance(error, Exception):
-        return error
-    # SystemExit and such must not end the driver.
-    text = f"the task raised {type(error).__name__}({', '.join(map(repr, error.args))})"
-    replacement = RuntimeError(text)
-    replacement.__cause__ = error
-    return replacement
 
 
 def _write(folder: str, rank: int, end: tuple[str, bytes, float]) -> None:

@@ -21,7 +21,7 @@ from collections import deque
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
-from ssdag.errors import RemoteError, SerializationError
+from ssdag.errors import SerializationError
 from ssdag.executors.local.messages import (
     ERROR,
     MAX_CREDIT,
@@ -35,6 +35,7 @@ from ssdag.executors.local.messages import (
 )
 from ssdag.wire import context
 from ssdag.wire.frames import FrameReader, FrameWriter, encode
+from ssdag.wire.raised import dump_raised
 from ssdag.wire.serialize import dump_error, loads
 from ssdag.wire.shared import MAPPED, RELEASED, SegmentPool, attach_leased, take_released
 
@@ -189,7 +190,7 @@ class Worker:
         except BaseException as error:  # user code, which may also raise SystemExit
             if type(entries) is tuple:
                 _give_back_unmapped(entries[1])
-            return ERROR, _dump(error), None, ()
+            return ERROR, dump_raised(error, __file__), None, ()
         cls = type(value)
         if cls in _PLAIN and (cls not in (str, bytes) or len(value) < _PLAIN_BYTES):
             return PLAIN, value, None, ()
@@ -199,7 +200,7 @@ class Worker:
         except SerializationError as error:
             return ERROR, dump_error(SerializationError(f"the task's result: {error}")), None, ()
         except BaseException as error:  # __reduce__ is user code too
-            return ERROR, _dump(error), None, ()
+            return ERROR, dump_raised(error, __file__), None, ()
         return PICKLED, payload, own, self._packer.take_buffers()
 
     def _flush(self) -> None:
@@ -266,28 +267,6 @@ def _give_back_unmapped(leased: list[str]) -> None:
             MAPPED.remove(path)
         else:
             RELEASED.append(path)
-
-
-def _dump(error: BaseException) -> bytes:
-    """Pickle an error whose traceback begins in the user's code."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
-        trace = trace.tb_next
-    if trace is not None:
-        error.__traceback__ = trace
-    try:
-        if not isinstance(error, Exception):  # SystemExit and such must not end the driver
-            text = f"the task raised {type(error).__name__}({', '.join(map(repr, error.args))})"
-            replacement = RuntimeError(text)
-            replacement.__cause__ = error
-            error = replacement
-        return dump_error(error)
-    except BaseException as raised:  # __repr__, __str__ and __reduce__ are user code
-        return dump_error(RemoteError(
-            f"the task raised {type(error).__name__}, and showing it raised "
-            f"{type(raised).__name__}",
-            type_name=type(error).__qualname__,
-        ))  # fmt: skip
 
 
 def _flush_streams() -> None:
