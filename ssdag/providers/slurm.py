@@ -84,9 +84,8 @@ class SlurmProvider(BatchProvider):
     own_index = "$SLURM_ARRAY_TASK_ID"
     cancel_is_told = True
     gone_pattern = re.compile(r"Invalid job id|already completing or completed")
-    unreachable_pattern = re.compile(
-        r"Unable to contact slurm controller|Socket timed out|Connection (refused|timed out)"
-    )
+    # Not "Socket timed out": the controller may have taken the job, and answered too late.
+    unreachable_pattern = re.compile(r"Unable to contact slurm controller|Connection refused")
     # What an allocation that we are in, or a user's habit, would change in our commands.
     foreign_variables = re.compile(
         r"(SLURM_(?!CONF$|JWT$|CLUSTERS$)|SLURMD_|SRUN_|SQUEUE_|SACCT_|PMI_|PMIX_)"

@@ -126,6 +126,12 @@ class SlurmCluster(Cluster):
         finally:
             os.kill(pid, signal.SIGCONT)
 
+    def stop_controller(self) -> None:
+        """End the controller in order: it saves all that it knows."""
+        pid = self._pid("slurmctld")
+        os.kill(pid, signal.SIGTERM)
+        psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], 20)
+
     def kill_controller(self) -> None:
         """Kill the controller as a crash would."""
         os.kill(self._pid("slurmctld"), signal.SIGKILL)

@@ -7,6 +7,7 @@
 # OWNER=PID: when that process has ended, however it did, everything is taken down.
 # ACCOUNTING=1: MariaDB and slurmdbd too, for sacct (packages slurmdbd, mariadb-server and
 # slurm-wlm-mysql-plugin).
+# MEMORY=1: jobs that take more memory than they asked for are killed.
 # Ports: slurmctld BASEPORT, slurmdbd +2, MariaDB +3, slurmd nI +10+I.
 set -eu
 usage() { echo "usage: $0 up|down|status FOLDER [NODES] [CPUS] [BASEPORT]" >&2; exit 2; }
@@ -53,6 +54,7 @@ down() {
 }
 
 configure() {
+    local select=CR_CPU
     local accounting="AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none"
     # AccountingStoragePass: else the clients of slurmdbd look for the system's munged.
@@ -61,6 +63,13 @@ AccountingStorageHost=127.0.0.1
 AccountingStoragePort=$((port + 2))
 AccountingStoragePass=$folder/run/munge.sock
 JobAcctGatherType=jobacct_gather/linux"
+    if [ -n "${MEMORY:-}" ]; then
+        select="CR_CPU_Memory
+DefMemPerCPU=256
+JobAcctGatherFrequency=1
+JobAcctGatherParams=OverMemoryKill"
+        accounting=${accounting/jobacct_gather\/none/jobacct_gather/linux}
+    fi
     # cred_expire is also the wait before a requeued job may start again.
     # TmpFS: without it all nodes share the sockets of PMIx.
     # EnforcePartLimits: otherwise what can never run pends for ever.
@@ -88,7 +97,7 @@ SwitchType=switch/none
 MpiDefault=pmi2
 $accounting
 SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU
+SelectTypeParameters=$select
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=10000,bf_interval=1,bf_continue,nohold_on_prolog_fail
 SlurmdParameters=config_overrides
