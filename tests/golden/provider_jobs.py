@@ -134,6 +134,7 @@ def _common_pbs(given: dict[str, str], resources: dict[str, str]) -> dict[str, A
     return {
         "walltime_s": _clock(resources["walltime"]),
         "account": given.get("-A"),
+        "log": given["-o"],
         "after": tuple(depend.split(":")[1:]),
         # Arrays are so always, since PBS takes no others; their scripts refuse a second run.
         "rerunnable": given["-r"] == "y" and not given.keys() & {"-J", "-t"},
@@ -177,6 +178,7 @@ def _lsf(script: str, argv: Sequence[str]) -> dict[str, Any]:
         "queue": given.get("-q"),
         "account": given.get("-P"),
         "reservation": given.get("-U"),
+        "log": given["-o"],
         "array": int(array[1]) if array else None,
         "after": tuple(re.findall(r"done\(([^)]*)\)", given.get("-w", ""))),
         "exclusive": "-x" in given or "-nnodes" in given,

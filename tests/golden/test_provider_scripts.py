@@ -116,6 +116,8 @@ def test_each_golden_script_says_to_its_scheduler_what_was_asked_for(name: str) 
                 assert job.walltime_s <= value < job.walltime_s + 1, case
             elif key == "queue or reservation":
                 assert value == (job.queue or job.reservation), case
+            elif key == "log":
+                assert value == os.devnull or value.startswith(f"{job.folder}/"), case
             elif key == "output":
                 plain = value.replace("%%", "%").replace("%a.", "")
                 assert plain == f"{job.folder}/{job.name.replace('/', '_')}.out", case
