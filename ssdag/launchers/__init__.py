@@ -1,5 +1,25 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Launchers: what stands in front of a command inside an allocation."""
+"""Launchers: what stands in front of a command inside an allocation.
+
+A :class:`Step` says what is wanted; a launcher writes it as an argument list, and reads
+such lists back. What one of them cannot express is an error that says what to do.
+
+===============  ============  ===================  =====  =====  ====  ======
+launcher         starts        several programs     hosts  cores  GPUs  memory
+===============  ============  ===================  =====  =====  ====  ======
+SingleLauncher   the command   no                   one    yes    yes   no
+SrunLauncher     srun          yes, het groups too  yes    yes    yes   yes
+MpirunLauncher   Open MPI      yes                  yes    yes    yes   no
+MpiexecLauncher  MPICH, Intel  yes                  yes    yes    yes   no
+PalsLauncher     PALS          yes                  yes    yes    yes   no
+AprunLauncher    ALPS          yes                  yes    yes    no    yes
+JsrunLauncher    JSM           yes, on named hosts  yes    yes    yes   yes
+FluxLauncher     flux run      no                   yes    yes    yes   no
+===============  ============  ===================  =====  =====  ====  ======
+
+:class:`Wrapped` puts a container (or any command) in front of every executable, with any
+of them; :mod:`ssdag.launchers.world` finds out whether a launcher fits an MPI library.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from ssdag.launchers.program import rank_command, read_rank_command
 from ssdag.launchers.step import Step
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 _MB = 1 << 20
 _TAKES = dict.fromkeys(["-n", "-N", "-d", "-cc", "-L", "-m", "-e"], 1)
@@ -92,10 +92,7 @@ class AprunLauncher(Launcher):
             raise self.unsupported(f"host {host!r}", "aprun takes node ids, such as nid00023")
         return found[1]
 
-    def parse(
-        self, line: Sequence[str], files: Mapping[str, str] | None = None
-    ) -> tuple[Step, ...]:
-        """Return the steps of a line; see :meth:`Launcher.parse`. Hosts are ``nid00023``."""
+    def _read(self, line: list[str], files: Mapping[str, str]) -> tuple[Step, ...]:
         return tuple(_step(part) for part in segments(after(self._head(), line)))
 
 

@@ -7,6 +7,7 @@ launch line can be seen, tested and parsed back without the machine that it is f
 
 from __future__ import annotations
 
+import shlex
 from abc import ABC, abstractmethod
 from dataclasses import MISSING, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -85,6 +86,18 @@ class Launcher(ABC):
         ConfigError
             It is no line of this launcher.
         """
+        words = list(line)
+        try:
+            return self._read(words, files or {})
+        except ConfigError:
+            raise
+        except (ValueError, KeyError, IndexError) as error:
+            raise ConfigError(
+                f"{shlex.join(words)}: no launch line of {self.name}: {error}"
+            ) from error
+
+    def _read(self, line: list[str], files: Mapping[str, str]) -> tuple[Step, ...]:
+        """Return the steps of a line; ValueError, KeyError, IndexError: it is none of ours."""
         raise UnsupportedError(f"launcher {self.name} cannot read launch lines")
 
     def prefix(self, step: Step, *, folder: str = "") -> list[str]:

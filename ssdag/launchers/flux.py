@@ -13,7 +13,7 @@ from ssdag.launchers.program import rank_command, read_rank_command
 from ssdag.launchers.step import Step
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 _COUNTS = {
     "nodes": "--nodes",
@@ -88,10 +88,7 @@ class FluxLauncher(Launcher):
         line += [f"--env={name}={value.replace('$', '$$')}" for name, value in step.env.items()]
         return [*line, *step.options, *rank_command(step, separated=False)]
 
-    def parse(
-        self, line: Sequence[str], files: Mapping[str, str] | None = None
-    ) -> tuple[Step, ...]:
-        """Return the step of a line; see :meth:`Launcher.parse`."""
+    def _read(self, line: list[str], files: Mapping[str, str]) -> tuple[Step, ...]:
         known, options, command = split_options(after(self._head(), line), _TAKES)
         env, _, _, argv = read_rank_command(command)
         found: dict[str, Any] = {}

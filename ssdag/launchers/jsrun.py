@@ -14,7 +14,7 @@ from ssdag.launchers.program import rank_command, read_rank_command
 from ssdag.launchers.step import Step
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 _MB = 1 << 20
 _COUNTS = ("--nrs", "--tasks_per_rs", "--cpu_per_rs", "--gpu_per_rs", "--rs_per_host")
@@ -119,14 +119,11 @@ class JsrunLauncher(Launcher):
                 raise self.unsupported("memory beside named hosts or cores", "leave it out")
         return named_file("erf", erf_text(steps, self._nodes(), self.unsupported))
 
-    def parse(
-        self, line: Sequence[str], files: Mapping[str, str] | None = None
-    ) -> tuple[Step, ...]:
-        """Return the steps of a line; see :meth:`Launcher.parse`."""
+    def _read(self, line: list[str], files: Mapping[str, str]) -> tuple[Step, ...]:
         words = after(self._head(), line)
         erf = [word for word in words if word.startswith("--erf_input=")]
         if erf and words[0] == erf[0]:
-            text = (files or {})[erf[0].partition("=")[2].rpartition("/")[2]]
+            text = files[erf[0].partition("=")[2].rpartition("/")[2]]
             placed = read_erf(text, self._nodes())
             if placed[0][0]:
                 # The programs stand in the file, so what is left are options.

@@ -103,10 +103,7 @@ class MpiexecLauncher(Launcher):
             flags += ["-bind-to", "core"]
         return flags
 
-    def parse(
-        self, line: Sequence[str], files: Mapping[str, str] | None = None
-    ) -> tuple[Step, ...]:
-        """Return the steps of a line; see :meth:`Launcher.parse`."""
+    def _read(self, line: list[str], files: Mapping[str, str]) -> tuple[Step, ...]:
         front, words = without_env(line)
         shared: dict[str, Any] = {}
         if _TIMEOUT in front:

@@ -170,10 +170,7 @@ class MpirunLauncher(Launcher):
         text = "".join(lines)
         return named_file("rankfile", text)
 
-    def parse(
-        self, line: Sequence[str], files: Mapping[str, str] | None = None
-    ) -> tuple[Step, ...]:
-        """Return the steps of a line; see :meth:`Launcher.parse`."""
+    def _read(self, line: list[str], files: Mapping[str, str]) -> tuple[Step, ...]:
         shared: dict[str, Any] = {}
         steps = []
         for part in segments(after(self._head(), line)):
@@ -187,7 +184,7 @@ class MpirunLauncher(Launcher):
                 elif flag in ("-np", "--host", "--wdir"):
                     own |= _read_own(flag, value)
                 else:
-                    shared |= _read_shared(flag, value, files or {})
+                    shared |= _read_shared(flag, value, files)
             steps.append((argv, env, options, own))
         binds = shared.pop("cores", None)
         found, rank = [], 0

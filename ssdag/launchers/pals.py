@@ -12,7 +12,7 @@ from ssdag.launchers.program import rank_command, read_rank_command
 from ssdag.launchers.step import Step
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 _TAKES = dict.fromkeys(["--np", "--ppn", "--hosts", "--depth", "--cpu-bind", "--wdir", "--env"], 1)
 
@@ -70,10 +70,7 @@ class PalsLauncher(Launcher):
             line += [*step.options, *rank_command(step, gpus=self.gpu_variable)]
         return line
 
-    def parse(
-        self, line: Sequence[str], files: Mapping[str, str] | None = None
-    ) -> tuple[Step, ...]:
-        """Return the steps of a line; see :meth:`Launcher.parse`."""
+    def _read(self, line: list[str], files: Mapping[str, str]) -> tuple[Step, ...]:
         return tuple(_step(part) for part in segments(after(self._head(), line)))
 
 

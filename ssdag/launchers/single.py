@@ -12,7 +12,7 @@ from ssdag.launchers.program import rank_command, read_rank_command
 from ssdag.launchers.step import Step
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,7 @@ class SingleLauncher(Launcher):
             line = ["taskset", "-c", ",".join(map(str, step.binding)), *line]
         return line
 
-    def parse(
-        self, line: Sequence[str], files: Mapping[str, str] | None = None
-    ) -> tuple[Step, ...]:
-        """Return the step; every line is one."""
+    def _read(self, line: list[str], files: Mapping[str, str]) -> tuple[Step, ...]:
         words, cores = list(line), None
         if words[:2] == ["taskset", "-c"] and len(words) > 3:
             cores = numbers("taskset -c", words[2])

@@ -23,7 +23,7 @@ from ssdag.launchers.programs import fits_one_step, programs_text, read_programs
 from ssdag.launchers.step import Binding, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 _MIB = 1 << 20
 
@@ -152,14 +152,11 @@ class SrunLauncher(Launcher):
             flags.append("--overlap")
         return flags
 
-    def parse(
-        self, line: Sequence[str], files: Mapping[str, str] | None = None
-    ) -> tuple[Step, ...]:
-        """Return the steps of a line; see :meth:`Launcher.parse`."""
+    def _read(self, line: list[str], files: Mapping[str, str]) -> tuple[Step, ...]:
         front, words = without_env(line)
         if words[-2:-1] == ["--multi-prog"]:
             whole = _step([*after(self._head(), words[:-2]), "program"], front)
-            programs = read_programs((files or {})[words[-1].rpartition("/")[2]])
+            programs = read_programs(files[words[-1].rpartition("/")[2]])
             return tuple(
                 replace(whole, argv=p.argv, ranks=p.ranks, env=p.env, cwd=p.cwd) for p in programs
             )

@@ -64,16 +64,7 @@ class Wrapped(Launcher):
         """Return the launch line without executable and arguments."""
         return self.launcher.prefix(self._wrapped([step])[0], folder=folder)
 
-    def parse(
-        self, line: Sequence[str], files: Mapping[str, str] | None = None
-    ) -> tuple[Step, ...]:
-        """Return the steps without the wrapper.
-
-        Raises
-        ------
-        ConfigError
-            A program in the line is not wrapped so.
-        """
+    def _read(self, line: list[str], files: Mapping[str, str]) -> tuple[Step, ...]:
         steps = self.launcher.parse(line, files)
         for step in steps:
             if step.argv[: len(self.argv)] != self.argv:

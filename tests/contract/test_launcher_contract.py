@@ -114,6 +114,28 @@ def test_several_programs_are_refused_where_there_is_no_way(case: Case) -> None:
         case.launcher.command(Step(argv=("a",)), Step(argv=("b",)))
 
 
+@pytest.mark.parametrize("case", CASES, ids=_name)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_damaged_line_is_read_or_refused(case: Case, data: st.DataObject) -> None:
+    step = data.draw(st.composite(case.one)())
+    line, files = case.launcher.command(step), case.launcher.files(step)
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(line) - 1))
+        head, equals, _ = line[at].partition("=")
+        other = data.draw(st.sampled_from(["", ":", "-1", "x", "1:x", "mask_cpu:z", "ppr:a:node"]))
+        line[at : at + 1] = data.draw(
+            st.sampled_from([[], [other], [head + equals + other], [line[at], line[at]]])
+        )
+        if not line:
+            break
+    try:
+        steps = case.launcher.parse(line, files if data.draw(st.booleans()) else None)
+    except ConfigError:
+        return
+    assert steps
+
+
 @pytest.mark.parametrize("case", CASES[1:], ids=_name)
 def test_a_foreign_line_is_refused(case: Case) -> None:
     for line in (
