@@ -28,7 +28,8 @@ from abc import abstractmethod
 from importlib import import_module
 from typing import TYPE_CHECKING, ClassVar
 
-from ssdag.errors import ConfigError, ProviderError, SubmitError, UnsupportedError
+from ssdag.errors import ConfigError, UnsupportedError
+from ssdag.providers import refusals
 from ssdag.providers import script as scripts
 from ssdag.providers.base import JobSpec, JobStatus, Provider
 from ssdag.providers.commands import Answer, LocalRunner, Runner
@@ -159,6 +160,13 @@ class BatchProvider(Provider):
             KeyError and their kin) counts as this.
         """
 
+    def follow_up(self, found: dict[str, JobStatus]) -> dict[str, JobStatus]:
+        """Ask more about some of the jobs that we asked for; returns what is better known now.
+
+        It may run commands of its own through ``self.runner``.
+        """
+        return {}
+
     @abstractmethod
     def cancel_command(self, job_ids: Sequence[str]) -> list[str]:
         """Return the command that ends these jobs."""
@@ -213,7 +221,7 @@ class BatchProvider(Provider):
         answer = self.runner.run(self.submit_command(job, path), self.timeout_s)
         match = self.id_pattern.search(answer.stdout) if answer.exit_code == 0 else None
         if match is None:
-            raise self._submit_error(job, answer)
+            raise refusals.of_submit(self.name, job.name, answer, self.unreachable_pattern)
         job_id = match["id"]
         self._jobs.add(job_id, job)
         if job.array is not None:
@@ -222,25 +230,6 @@ class BatchProvider(Provider):
                 self._jobs.add(member, job)
             self._arrays[job_id] = members
         return job_id
-
-    def _submit_error(self, job: JobSpec, answer: Answer) -> SubmitError:
-        if answer.exit_code is None:
-            advice = "; whether the job was taken is not known"
-        elif answer.exit_code == 0:
-            advice = f"; no job id was found in its answer {answer.stdout[-500:]!r}"
-        else:
-            advice = ""
-        error = SubmitError(
-            f"{self.name} did not take job {job.name!r}: {answer.summary}{advice}",
-            command=answer.argv,
-            exit_code=answer.exit_code,
-            stderr_tail=answer.words,
-        )
-        # Only where it is certain that no job exists, trying again cannot make two.
-        error.transient = answer.exit_code not in (None, 0) and bool(
-            self.unreachable_pattern.search(answer.stdout + answer.stderr)
-        )
-        return error
 
     def members(self, job_id: str) -> tuple[str, ...]:
         """Return the ids of an array's tasks, which ``poll`` and ``cancel`` take too.
@@ -273,9 +262,9 @@ class BatchProvider(Provider):
             if answer.exit_code is None:
                 raise QueryError(answer.summary)
             found = self.parse(answer, asked)
-            for job_id in asked:
-                if job_id in found:
-                    self._jobs.learn(job_id, found[job_id])
+            ours = {job_id: found[job_id] for job_id in asked if job_id in found}
+            for job_id, status in {**ours, **self.follow_up(ours)}.items():
+                self._jobs.learn(job_id, status)
             if missing := [job_id for job_id in asked if job_id not in found]:
                 self._ask_further(missing)
         except (QueryError, *_GARBLED) as error:
@@ -321,13 +310,8 @@ class BatchProvider(Provider):
         if not open_ids:
             return
         answer = self.runner.run(self.cancel_command(open_ids), self.timeout_s)
-        if answer.exit_code != 0 and not self.is_only_gone(answer):
-            raise ProviderError(
-                f"{self.name} did not cancel {', '.join(open_ids)}: {answer.summary}",
-                command=answer.argv,
-                exit_code=answer.exit_code,
-                stderr_tail=answer.words,
-            )
+        if error := refusals.of_cancel(self.name, open_ids, answer, self.gone_pattern):
+            raise error
         self._jobs.mark_cancelled(
             one for job_id in open_ids for one in self._arrays.get(job_id, (job_id,))
         )
@@ -337,15 +321,6 @@ class BatchProvider(Provider):
         if self._launcher is None:
             self._launcher = getattr(import_module("ssdag.launchers"), self.launcher_name)()
         return self._launcher
-
-    def is_only_gone(self, answer: Answer) -> bool:
-        """Say whether a failed cancel command only found that jobs have ended before."""
-        lines = [line for line in (answer.stderr or answer.stdout).splitlines() if line.strip()]
-        return (
-            answer.exit_code is not None
-            and bool(lines)
-            and all(self.gone_pattern.search(line) for line in lines)
-        )
 
     def forget(self, job_ids: Iterable[str]) -> None:
         """Remember jobs that are over no longer; for drivers that run for very long."""

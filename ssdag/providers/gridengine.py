@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from shlex import quote
 from typing import TYPE_CHECKING, ClassVar
-from xml.etree import ElementTree
 
 from ssdag.errors import UnsupportedError
+from ssdag.providers import gridengine_answers as answers
 from ssdag.providers import script as scripts
 from ssdag.providers.base import Allocation, JobSpec, JobStatus, Node
-from ssdag.providers.batch import BatchProvider, QueryError
+from ssdag.providers.batch import BatchProvider
 from ssdag.providers.gpus import visible_gpus
 from ssdag.providers.options import clock_of, megabytes_of
-from ssdag.providers.records import ended
 from ssdag.states import JobState
 
 if TYPE_CHECKING:
@@ -29,18 +29,6 @@ if TYPE_CHECKING:
 
     from ssdag.providers.commands import Answer
 
-# sge_status(5), "Job state"; `z` is not listed there for each product.
-_STATES = {
-    JobState.PENDING: "qw Rq Rqw Rwq",
-    JobState.HELD: "hqw hRwq hRqw s ts S tS T tT Rs Rts RS RtS RT RtT",
-    JobState.RUNNING: "r hr t Rr Rt hRr dr dt dRr dRt ds dS dT dRs dRS dRT",
-    JobState.FAILED: "Eqw Ehqw EhRqw ERqw",
-    JobState.COMPLETED: "z",
-}
-# sge_status(5), the "failed" codes after which the job runs again.
-_RUNS_AGAIN = (24, 25)
-_TIME_LIMIT = 37
-_BY_SIGNAL = (17, 100)
 _HIDDEN_EXIT_CODE = 98
 
 
@@ -65,9 +53,7 @@ class GridEngineProvider(BatchProvider):
     name = "gridengine"
     mark = "#$"
     id_pattern = re.compile(r"^(?P<id>\d+)(?:\.\d+-\d+:\d+)?\s*$", re.MULTILINE)
-    states: ClassVar[Mapping[str, JobState]] = {
-        word: state for state, words in _STATES.items() for word in words.split()
-    }
+    states = answers.STATES
     defaults: ClassVar[Mapping[str, object]] = {"exclusive": False}
     own_id = "$JOB_ID"
     own_member_id = "$JOB_ID.$SGE_TASK_ID"
@@ -164,29 +150,19 @@ class GridEngineProvider(BatchProvider):
 
     def parse(self, answer: Answer, job_ids: Sequence[str]) -> dict[str, JobStatus]:
         """See :meth:`BatchProvider.parse`."""
-        if answer.exit_code != 0:
-            raise QueryError(answer.summary)
-        try:
-            root = ElementTree.fromstring(answer.stdout)
-        except ElementTree.ParseError as error:
-            raise QueryError(f"qstat wrote no XML: {error}") from error
-        if root.tag != "job_info":
-            raise QueryError(f"qstat wrote XML of another kind: {root.tag}")
-        found = {}
-        for job in root.iter("job_list"):
-            number, word = job.findtext("JB_job_number"), job.findtext("state")
-            if not number or not word:
-                raise QueryError("qstat wrote a job without number or state")
-            task = job.findtext("tasks")
-            host = (job.findtext("queue_name") or "").partition("@")[2]
-            state = self.state_of(word)
-            reason = "" if word in ("r", "qw", "t") else f"state {word}"
-            if state is JobState.FAILED:
-                reason = f"error state {word}: `qstat -j {number}` tells why"
-            found[f"{number}.{task}" if task else number] = JobStatus(
-                state, reason=reason, hosts=(host,) if host else ()
-            )
-        return found
+        return answers.of_qstat(answer, self.state_of)
+
+    def follow_up(self, found: dict[str, JobStatus]) -> dict[str, JobStatus]:
+        """Ask why jobs are in an error state, and remove them, or they would stay for ever."""
+        told = {}
+        for job_id, status in found.items():
+            if status.state is JobState.FAILED:
+                number = job_id.partition(".")[0]
+                answer = self.runner.run(["qstat", "-j", number], self.timeout_s)
+                why = answers.error_reason(answer.stdout)
+                told[job_id] = replace(status, reason=f"{status.reason}: {why}".rstrip(": "))
+                self.runner.run(self.cancel_command([job_id]), self.timeout_s)
+        return told
 
     def resolve(self, job_ids: Sequence[str]) -> dict[str, JobStatus]:
         """Look at what scripts have written down, then ask ``qacct``, which is late.
@@ -200,25 +176,7 @@ class GridEngineProvider(BatchProvider):
             answer = self.runner.run(["qacct", "-j", number], self.timeout_s)
             # One that was not written yet, or no accounting: both end with code 1.
             if answer.exit_code == 0:
-                found = self._accounts(answer.stdout) | found
-        return found
-
-    def _accounts(self, text: str) -> dict[str, JobStatus]:
-        found: dict[str, JobStatus] = {}
-        for block in re.split(r"^={10,}\s*$", text, flags=re.MULTILINE):
-            facts = dict(re.findall(r"^(\w+) +(.*?)\s*$", block, re.MULTILINE))
-            if "jobnumber" not in facts:
-                continue
-            failed, words = re.match(r"(\d+)(?:\s*:\s*)?(.*)", facts["failed"]).groups()  # type: ignore[union-attr]
-            code = int(facts["exit_status"].split()[0])
-            task = facts.get("taskid", "undefined")
-            job_id = facts["jobnumber"] if task == "undefined" else f"{facts['jobnumber']}.{task}"
-            hosts = (facts.get("hostname", ""),)
-            if int(failed) in _RUNS_AGAIN:
-                continue
-            if "pe_taskid" in facts and facts["pe_taskid"] not in ("NONE", "undefined"):
-                continue  # a slave of a parallel job
-            found[job_id] = _end(int(failed), words, code, hosts)
+                found = answers.of_qacct(answer.stdout) | found
         return found
 
     def cancel_command(self, job_ids: Sequence[str]) -> list[str]:
@@ -248,17 +206,6 @@ class GridEngineProvider(BatchProvider):
             nodes = [Node(env.get("HOSTNAME") or os.uname().nodename, int(env["NSLOTS"]), gpus)]
         own = job_id if task == "undefined" else f"{job_id}.{task}"
         return Allocation(self.name, own, tuple(nodes))
-
-
-def _end(failed: int, words: str, code: int, hosts: tuple[str, ...]) -> JobStatus:
-    signal = code - 128 if code > 128 and failed else None
-    if failed == _TIME_LIMIT:
-        return JobStatus(JobState.TIMEOUT, None, signal, words, hosts)
-    if failed and failed not in _BY_SIGNAL:
-        exit_code = None if signal else code
-        return JobStatus(JobState.FAILED, exit_code, signal, f"failed {failed}: {words}", hosts)
-    end = ended(None if signal else code, signal)
-    return JobStatus(end.state, end.exit_code, end.signal, end.reason, hosts)
 
 
 def _word(mark: str, text: str) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Slurm, with or without accounting. Written after the manual pages of 22.05 to 25.05.
+"""Slurm, with or without accounting.
 
 ``squeue -t all`` names jobs for MinJobAge (300 s by default) after their end, with their
 exit code; ``sacct`` is asked for older ones, where a first try shows that it is there.
@@ -14,56 +14,17 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ssdag.errors import UnsupportedError
 from ssdag.providers import hostlists
+from ssdag.providers import slurm_answers as answers
 from ssdag.providers.base import Allocation, JobSpec, JobStatus, Node
 from ssdag.providers.batch import BatchProvider, QueryError
 from ssdag.providers.gpus import visible_gpus
 from ssdag.providers.options import clock_of, megabytes_of
-from ssdag.providers.records import ended
 from ssdag.providers.script import one_line, output_paths
-from ssdag.states import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ssdag.providers.commands import Answer
-
-_P, _H, _R = JobState.PENDING, JobState.HELD, JobState.RUNNING
-_C, _F, _T, _X = JobState.COMPLETED, JobState.FAILED, JobState.TIMEOUT, JobState.CANCELLED
-
-# "JOB STATE CODES" of squeue(1) and sacct(1): (long, short), and what it is to us.
-_STATES: tuple[tuple[str, str, JobState], ...] = (
-    ("BOOT_FAIL", "BF", _F),
-    ("CANCELLED", "CA", _X),
-    ("COMPLETED", "CD", _C),
-    ("COMPLETING", "CG", _R),  # nodes are still taken, the final state comes next
-    ("CONFIGURING", "CF", _P),
-    ("DEADLINE", "DL", _T),
-    ("EXPEDITING", "EX", _P),
-    ("FAILED", "F", _F),
-    ("LAUNCH_FAILED", "LF", _F),
-    ("NODE_FAIL", "NF", _F),
-    ("OUT_OF_MEMORY", "OOM", _F),
-    ("PENDING", "PD", _P),
-    ("POWER_UP_NODE", "PO", _P),
-    ("PREEMPTED", "PR", _F),
-    ("RECONFIG_FAIL", "RC", _F),
-    ("REQUEUED", "RQ", _P),
-    ("REQUEUE_FED", "RF", _P),
-    ("REQUEUE_HOLD", "RH", _H),
-    ("RESIZING", "RS", _R),
-    ("RESV_DEL_HOLD", "RD", _H),
-    ("REVOKED", "RV", _F),
-    ("RUNNING", "R", _R),
-    ("SIGNALING", "SI", _R),
-    ("SPECIAL_EXIT", "SE", _H),
-    ("STAGE_OUT", "SO", _R),
-    ("STOPPED", "ST", _H),
-    ("SUSPENDED", "S", _H),
-    ("TIMEOUT", "TO", _T),
-)
-
-_HELD_REASON = re.compile(r"JobHeld(User|Admin)|[Hh]eld")
-_FIELDS = "JobArrayID:|,State:|,exit_code:|,NodeList:|,Reason:|"
 
 
 class SlurmProvider(BatchProvider):
@@ -75,9 +36,7 @@ class SlurmProvider(BatchProvider):
     name = "slurm"
     mark = "#SBATCH"
     id_pattern = re.compile(r"^(?P<id>\d+)(?:;\S+)?\s*$", re.MULTILINE)
-    states: ClassVar[Mapping[str, JobState]] = {
-        word: state for long, short, state in _STATES for word in (long, short)
-    }
+    states = answers.STATES
     aliases: ClassVar[Mapping[str, str]] = {"partition": "queue"}
     own_id = "$SLURM_JOB_ID"
     own_member_id = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
@@ -92,7 +51,8 @@ class SlurmProvider(BatchProvider):
     )
     launcher_name = "SrunLauncher"
 
-    _accounting: bool | None = None
+    _is_old = False
+    _has_accounting: bool | None = None
 
     def directives(self, job: JobSpec) -> list[str]:
         """See :meth:`BatchProvider.directives`."""
@@ -129,61 +89,33 @@ class SlurmProvider(BatchProvider):
 
     def status_command(self, job_ids: Sequence[str]) -> list[str]:
         """See :meth:`BatchProvider.status_command`."""
+        if self._is_old:
+            return ["scontrol", "show", "job", "-o"]
         ids = list(dict.fromkeys(job_id.partition("_")[0] for job_id in job_ids))
         # One unknown id alone is an error, among several it is left out: ask for two.
-        return ["squeue", "-h", "-r", "-t", "all", "-O", _FIELDS, "-j", ",".join(ids * 2)]
+        return ["squeue", "-h", "-r", "-t", "all", "-O", answers.FIELDS, "-j", ",".join(ids * 2)]
 
     def parse(self, answer: Answer, job_ids: Sequence[str]) -> dict[str, JobStatus]:
         """See :meth:`BatchProvider.parse`."""
-        if answer.exit_code != 0:
-            if "Invalid job id" in answer.stderr:
-                return {}
-            raise QueryError(answer.summary)
-        found = {}
-        for line in answer.stdout.splitlines():
-            fields = line.rstrip().split("|")
-            if len(fields) != 6 or not re.match(r"\d+", fields[0]):
-                raise QueryError(f"squeue wrote {line[:200]!r}")
-            job_id, word, raw, nodes, reason = (part.strip() for part in fields[:5])
-            found[job_id] = self._status(word, int(raw) >> 8, int(raw) & 0x7F, reason, nodes)
-        return found
-
-    def _status(self, word: str, code: int, signal: int, reason: str, nodes: str) -> JobStatus:
-        state = self.state_of(word)
-        reason = "" if reason == "None" else reason
-        hosts = tuple(hostlists.parse(nodes)) if nodes and "None" not in nodes else ()
-        if not state.final:
-            if state is _P and _HELD_REASON.search(reason):
-                state = _H
-            return JobStatus(state, reason=reason, hosts=hosts)
-        if state is _C:
-            end = ended(code, signal)
-            return JobStatus(end.state, end.exit_code, end.signal, end.reason, hosts)
-        if signal and reason == "JobLaunchFailure":  # so it calls the end of a batch script
-            reason = ""
-        how = f"killed by signal {signal}" if signal else f"exit code {code}" if code else ""
-        text = ", ".join(part for part in (word, reason, how) if part)
-        return JobStatus(state, None if signal else code, signal or None, text, hosts)
+        if self._is_old:
+            return answers.of_scontrol(answer, self.state_of)
+        if answer.exit_code and "format specification" in answer.stderr:
+            self._is_old = True  # before 20.11: ask scontrol from now on
+        return answers.of_squeue(answer, self.state_of)
 
     def resolve(self, job_ids: Sequence[str]) -> dict[str, JobStatus]:
         """Ask ``sacct``, if there is accounting; see :meth:`BatchProvider.resolve`."""
-        if self._accounting is False:
+        if self._has_accounting is False:
             return {}
         argv = ["sacct", "-n", "-X", "-P", "-o", "JobID,State,ExitCode,NodeList", "-j"]
         answer = self.runner.run([*argv, ",".join(job_ids)], self.timeout_s)
         if answer.exit_code != 0:
             if "is disabled" in answer.stderr or "No such file" in answer.stderr:
-                self._accounting = False
+                self._has_accounting = False
                 return {}
             raise QueryError(answer.summary)
-        self._accounting = True
-        found = {}
-        for line in answer.stdout.splitlines():
-            job_id, word, ends, nodes = line.split("|")
-            code, signal = (int(part) for part in ends.split(":"))
-            # "CANCELLED by 1000"
-            found[job_id] = self._status(word.partition(" ")[0], code, signal, "", nodes)
-        return found
+        self._has_accounting = True
+        return answers.of_sacct(answer.stdout, self.state_of)
 
     def cancel_command(self, job_ids: Sequence[str]) -> list[str]:
         """See :meth:`BatchProvider.cancel_command`."""

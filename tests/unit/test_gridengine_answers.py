@@ -79,6 +79,25 @@ def test_every_state_is_known(
         assert word in status.reason
 
 
+def test_a_job_in_an_error_state_is_told_and_removed(
+    runner: Answering, provider: GridEngineProvider
+) -> None:
+    runner.put("qstat", page(pending=job("Eqw", queue="")))
+    # Recorded.
+    why = '11/21/2026 16:33:14 [0:123]: unable to find shell "/no/such/shell"'
+    runner.put(
+        "qstat -j", f"job_number: 4\nerror reason    1:          {why}\nscheduling info: x\n"
+    )
+    runner.put("qdel", "root has deleted job 4\n")
+    status = provider.poll(["4"])["4"]
+    assert status.state is JobState.FAILED
+    assert why in status.reason
+    assert ("qdel", "4") in runner.asked
+    count = len(runner.asked)
+    assert provider.poll(["4"])["4"] == status
+    assert len(runner.asked) == count
+
+
 def test_an_unknown_state_is_unknown_with_one_warning(
     runner: Answering, provider: GridEngineProvider, caplog: pytest.LogCaptureFixture
 ) -> None:

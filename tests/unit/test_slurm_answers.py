@@ -302,6 +302,26 @@ def test_het_and_other_clusters_ids_in_one_answer_disturb_nobody(
     assert provider.poll(["8"])["8"].state is JobState.RUNNING
 
 
+def test_an_old_squeue_is_replaced_by_scontrol(runner: Answering, provider: SlurmProvider) -> None:
+    runner.put("squeue", "", 1, "squeue: error: Invalid job format specification: JobArrayID:|")
+    assert provider.poll(["1"])["1"].state is JobState.PENDING
+    # Recorded, and shortened.
+    runner.put(
+        "scontrol",
+        "JobId=1 JobName=wrap Account=(null) JobState=FAILED Reason=NonZeroExitCode "
+        "Requeue=1 ExitCode=7:0 NodeList=n1 BatchHost=n1 Comment=a JobState=b\n"
+        "JobId=5 ArrayJobId=4 ArrayTaskId=0 JobName=wrap JobState=RUNNING Reason=None "
+        "ExitCode=0:0 NodeList=n[1-2]\n"
+        "JobId=6 JobName=wrap JobState=PENDING Reason=JobHeldUser ExitCode=0:0 NodeList=(null)\n",
+    )
+    found = provider.poll(["1", "4_0", "6"])
+    assert (found["1"].state, found["1"].exit_code) == (JobState.FAILED, 7)
+    assert (found["4_0"].state, found["4_0"].hosts) == (JobState.RUNNING, ("n1", "n2"))
+    assert (found["6"].state, found["6"].hosts) == (JobState.HELD, ())
+    runner.put("scontrol", "garbled\n")
+    assert provider.poll(["4_0"])["4_0"].state is JobState.RUNNING
+
+
 def test_the_allocation_is_read_from_the_environment(provider: SlurmProvider) -> None:
     env = {
         "SLURM_JOB_ID": "12",
