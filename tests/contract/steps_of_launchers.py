@@ -165,9 +165,7 @@ def _mpirun_several(draw: st.DrawFn) -> tuple[Step, ...]:
 
 def _hydra(draw: st.DrawFn) -> Step:
     found = _base(draw) | _layout(draw)
-    found |= _maybe(
-        draw, gpus_per_rank=st.integers(0, 8), walltime_s=st.integers(1, 999_999).map(float)
-    )
+    found |= _maybe(draw, gpus_per_rank=st.integers(0, 8))
     bound = _binding(draw, found.get("ranks_per_node"))
     if bound["binding"] == "default":
         bound |= _maybe(draw, cores_per_rank=st.integers(1, 64))
@@ -175,8 +173,7 @@ def _hydra(draw: st.DrawFn) -> Step:
 
 
 def _hydra_several(draw: st.DrawFn) -> tuple[Step, ...]:
-    shared = _maybe(draw, walltime_s=st.integers(1, 999).map(float))
-    shared |= _binding(draw, None)
+    shared = _binding(draw, None)
     named = draw(st.booleans())
     steps = []
     for _ in range(draw(st.integers(2, 3))):
