@@ -105,12 +105,14 @@ class FluxProvider(BatchProvider):
     def parse(self, answer: Answer, job_ids: Sequence[str]) -> dict[str, JobStatus]:
         """See :meth:`BatchProvider.parse`."""
         found = {}
-        for line in answer.stdout.splitlines():
+        for line in answer.stdout.splitlines(keepends=True):
             fields = line.split("|", 7)
-            if len(fields) != 8:
+            if len(fields) != 8 or not line.endswith("\n"):
                 raise QueryError(f"flux jobs wrote {line[:200]!r}")
+            fields[7] = fields[7].strip()
             found[fields[0]] = self._status(*fields[1:])
-        if not found and not self.gone_pattern.search(answer.stderr):
+        told = answer.exit_code == 1 and self.gone_pattern.search(answer.stderr)
+        if len(found) < len(job_ids) and not told:
             raise QueryError(answer.summary)
         return found
 

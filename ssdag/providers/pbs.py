@@ -136,9 +136,9 @@ class PBSProvider(BatchProvider):
         if "not configured to maintain job history" in answer.stderr:
             self._history = False  # from now on, the files of jobs say how they ended
             raise QueryError("the server keeps no history of jobs; it is asked without from now on")
-        unknown = re.findall(r"Unknown Job Id (?:Error )?(\S+)", answer.stderr)
+        unknown = answer.stderr.count("Unknown Job Id")
         rows = self.rows(answer.stdout)
-        if not rows and not unknown:
+        if len(rows) + unknown < len(job_ids):  # it names each that it does not know
             raise QueryError(answer.summary)
         found = {}
         for job_id, row in rows.items():

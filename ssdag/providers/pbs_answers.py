@@ -62,14 +62,14 @@ def quoted(text: str) -> str:
     raise UnsupportedError(f"PBS cannot take {text!r}: quotes of both kinds, or a backslash")
 
 
-def _check_whole(text: str) -> None:
-    if text and not text.endswith("\n"):
+def _check_whole(text: str, end: str) -> None:
+    if text.strip() and not text.endswith(end):
         raise QueryError(f"qstat was cut short at {text[-80:]!r}")
 
 
 def dsv_rows(text: str) -> dict[str, dict[str, str]]:
     """Return attributes by id from ``qstat -f -F dsv``: a line a job, ``|`` between fields."""
-    _check_whole(text)
+    _check_whole(text, "\n")
     found = {}
     for line in text.splitlines():
         if not line.strip():
@@ -84,7 +84,7 @@ def dsv_rows(text: str) -> dict[str, dict[str, str]]:
 
 def full_rows(text: str) -> dict[str, dict[str, str]]:
     """Return attributes by id from ``qstat -f``; the rest of a wrapped line begins with a tab."""
-    _check_whole(text)
+    _check_whole(text, "\n\n")  # an empty line follows each job
     found: dict[str, dict[str, str]] = {}
     row: dict[str, str] | None = None
     for line in text.replace("\n\t", "").splitlines():
