@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from ssdag.providers.commands import Answer
 
 _FIELDS = "jobid jobindex stat exit_code exit_reason exec_host pend_reason"
-_NOT_FOUND = re.compile(r"Job <(\d+(?:\[\d+\])?)> is not found")
 _CANCELLED = re.compile(r"TERM_(FORCE_)?(OWNER|ADMIN)\b|TERM_ORPHAN_SYSTEM")
 _OUT_OF_TIME = re.compile(r"TERM_(RUNLIMIT|DEADLINE|WINDOW)\b")
 
@@ -71,13 +70,11 @@ class LSFProvider(BatchProvider):
     unreachable_pattern = re.compile(r"Cannot connect to LSF|(LSF|LIM) is down|not responding")
     launcher_name = "JsrunLauncher"
 
-    # -- jobs ------------------------------------------------------------------------
-
     def directives(self, job: JobSpec) -> list[str]:
         """See :meth:`BatchProvider.directives`."""
         if job.qos:
             raise UnsupportedError("lsf: no qos; choose a queue, or write a directive (-sla)")
-        name = re.sub(r"[^A-Za-z0-9_.+-]", "_", job.name)[:200]
+        name = re.sub(r"[^\w.+-]", "_", job.name, flags=re.ASCII)[:200]
         log = f"{base_path(job)}{'.%I' if job.array is not None else ''}.log"
         if re.search(r'%[IJ]|["\\$`]', base_path(job)):  # what no directive can express
             log = os.devnull
@@ -96,19 +93,25 @@ class LSFProvider(BatchProvider):
             texts += [f"-w {_quoted(conditions)}", "-ti"]
         return texts
 
+    def script(self, job: JobSpec) -> str:
+        """See :meth:`Provider.script`."""
+        text = super().script(job)
+        directives = len(self.directives(job)) + len(job.directives)
+        if len(re.findall(r"^\s*#BSUB", text, re.MULTILINE)) != directives:
+            raise UnsupportedError(f"lsf: job {job.name!r}: a #BSUB among its commands")
+        return text
+
     @staticmethod
     def _size(job: JobSpec) -> list[str]:
         if not (cores := job.cores_per_node):  # whole nodes, and nothing else can be said
-            for name in ("memory_per_node_bytes", "constraint"):
-                if getattr(job, name):
-                    raise UnsupportedError(f"lsf: {name} needs cores_per_node too")
+            if job.memory_per_node_bytes or job.constraint:
+                raise UnsupportedError("lsf: memory and constraint need cores_per_node too")
             return [f"-nnodes {job.nodes}"]
         texts = [f"-n {job.nodes * cores}", f"-R {_quoted(f'span[ptile={cores}]')}"]
         if job.gpus_per_node:
-            texts.append(f"-gpu {_quoted(f'num={job.gpus_per_node}/host')}")
-        if job.memory_per_node_bytes:
-            size = megabytes_of(job.memory_per_node_bytes)
-            texts.append(f"-R {_quoted(f'rusage[mem={size}MB/host]')}")
+            texts.append(f"-gpu num={job.gpus_per_node}/host")
+        if size := job.memory_per_node_bytes:
+            texts.append(f"-R {_quoted(f'rusage[mem={megabytes_of(size)}MB/host]')}")
         if job.constraint:
             texts.append(f"-R {_quoted(f'select[{job.constraint}]')}")
         return [*texts, "-x"] if job.exclusive else texts
@@ -125,7 +128,7 @@ class LSFProvider(BatchProvider):
         """See :meth:`BatchProvider.parse`."""
         begin = answer.stdout.find("{")
         if begin < 0:
-            if _NOT_FOUND.search(answer.stderr + answer.stdout):
+            if re.search(r"Job <[^>]*> is not found", answer.stderr + answer.stdout):
                 return {}
             raise QueryError(answer.summary)
         found = {}
@@ -160,8 +163,6 @@ class LSFProvider(BatchProvider):
     def member_id(self, job_id: str, index: int) -> str:
         """See :meth:`BatchProvider.member_id`; LSF counts from 1."""
         return f"{job_id}[{index + 1}]"
-
-    # -- where am I ------------------------------------------------------------------
 
     def allocation(self, env: Mapping[str, str] = os.environ) -> Allocation | None:
         """Return the nodes of this job; None outside one."""

@@ -71,6 +71,16 @@ def test_texts_are_read_back_or_refused(name: str, job: JobSpec) -> None:
         assert found["log"] in (f"{base_path(job)}.log", os.devnull)
 
 
+@pytest.mark.parametrize("name", ["lsf", "gridengine"])
+def test_what_a_scheduler_would_take_for_a_directive_is_refused(name: str) -> None:
+    provider = named(name)
+    line = f"{provider.mark} -q other"  # type: ignore[attr-defined]
+    for changes in ({"commands": (line,)}, {"worker_init": f"a\n{line}"}):
+        with pytest.raises(UnsupportedError, match=r"directive|#BSUB"):
+            provider.script(replace(JOBS["plain"], **changes))
+    assert line in provider.script(replace(JOBS["plain"], directives=(line,)))
+
+
 @pytest.mark.parametrize("value", ["a'b\"c\\d$x`id`!", "two\nlines", "ü λ", "", " "])
 @pytest.mark.parametrize("name", READERS)
 def test_values_of_variables_are_what_the_shell_sees(name: str, value: str) -> None:
