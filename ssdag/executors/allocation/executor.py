@@ -124,6 +124,40 @@ class AllocationExecutor(Executor):
         """Tasks that wait for slots or run."""
         return self._hub.outstanding if self._hub is not None else 0
 
+    @property
+    def provider(self) -> Provider:
+        """Who knows the allocation."""
+        if isinstance(self._provider, str):
+            from ssdag.providers.auto import named
+
+            self._provider = named(self._provider)
+        return self._provider
+
+    @property
+    def asked_nodes(self) -> int | tuple[Node, ...] | None:
+        """How many nodes, or which, it was told to use."""
+        return self._asked
+
+    def assume(self, nodes: Sequence[Node] = ()) -> Launching:
+        """Say how steps would be launched, without starting anything; for plans.
+
+        Parameters
+        ----------
+        nodes : sequence of Node, optional
+            The allocation to assume; by default the one that we are in.
+
+        Raises
+        ------
+        ConfigError
+            There are no nodes.
+        """
+        if nodes:
+            self._asked = tuple(nodes)
+        if nodes or self._launching is None:
+            self._find_nodes()
+        assert self._launching is not None
+        return self._launching
+
     def start(self, sink: Sink) -> None:
         """Find the nodes and begin to serve.
 
@@ -191,11 +225,7 @@ class AllocationExecutor(Executor):
     # -- where we are ----------------------------------------------------------------
 
     def _find_nodes(self) -> None:
-        provider = self._provider
-        if isinstance(provider, str):
-            from ssdag.providers.auto import named
-
-            provider = named(provider)
+        provider = self.provider
         found = provider.allocation()
         if not isinstance(self._asked, tuple) and (found is None or not found.nodes):
             raise ConfigError(

@@ -148,10 +148,11 @@ class Hub(threading.Thread):
         return EngineClosedError(f"executor {self.label!r} was shut down")
 
     def _turn(self, longest_s: float | None = None) -> None:
-        while self._calls:
-            self._calls.popleft()()
+        self._do_calls()
         if not self._closing:
             self._begin()
+        elif not self._steps:
+            return
         timeout = self._look_at_clocks()
         if longest_s is not None:
             timeout = longest_s if timeout < 0 else min(timeout, longest_s)
@@ -165,6 +166,10 @@ class Hub(threading.Thread):
                 self._poll.unregister(fd)
                 self._drop_pump(step)
                 self._pool.put(functools.partial(self._finish, step))
+
+    def _do_calls(self) -> None:
+        while self._calls:
+            self._calls.popleft()()
 
     def _begin(self) -> None:
         """Start the steps that have room now."""
@@ -310,8 +315,7 @@ class Hub(threading.Thread):
     def _fail_all(self, error: BaseException) -> None:
         with self._ended:
             self._over = True
-            while self._calls:
-                self._calls.popleft()()
+            self._do_calls()
         waiting = self._schedule.drain()
         self._requests.clear()
         for task in waiting:

@@ -13,6 +13,7 @@ from ssdag.errors import UnsupportedError
 from ssdag.executors.allocation.slots import Part, Placement
 from ssdag.executors.program import LAUNCH_VARIABLE
 from ssdag.launchers import SingleLauncher, Step
+from ssdag.launchers.world import without_world
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -134,7 +135,7 @@ class Launching:
         assert self.launcher is not None
         added["SSDAG_LAUNCHER"] = self.launcher.name
         argv, env, files = self._line(program.argv, request, placement, added, folder)
-        return Launch(argv, env, files, cores)
+        return Launch(argv, {**env, **added}, files, cores)
 
     def _is_direct(self, request: Request) -> bool:
         single = not request.launched or self.launcher is None
@@ -191,7 +192,7 @@ class Launching:
         """Return launch line, environment and files of a step."""
         launcher = launcher or self.launcher
         assert launcher is not None
-        env = dict(os.environ)
+        env = without_world(os.environ)
         files: dict[str, str] = {}
         if launcher.name in _KEEPS_ACCOUNT:
             env = {name: value for name, value in env.items() if not _OF_THE_JOB.fullmatch(name)}

@@ -12,11 +12,14 @@ import contextlib
 import os
 import pickle
 import sys
+import threading
 import time
 from typing import Any
 
 CALL = "call.pkl"
 END = "end"
+#: A rank that has failed is gone after this time, in any case.
+ABORT_S = 10.0
 
 
 def main() -> None:
@@ -44,10 +47,15 @@ def main() -> None:
         _write(folder, rank, ("error", dump_raised(error, __file__), time.time()))
         _flush()
         if comm is not None:
+            # Should the abort itself hang, our exit tells the launcher.
+            watchdog = threading.Timer(ABORT_S, os._exit, (1,))
+            watchdog.daemon = True
+            watchdog.start()
             comm.Abort(1)
-        # Not sys.exit: threads of the body must not keep us.
         os._exit(1)
     _flush()
+    if comm is None:  # MPI is left in order; else threads of the body must not keep us
+        os._exit(0)
 
 
 def _find_ourselves() -> None:
