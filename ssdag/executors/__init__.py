@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ssdag.executors.allocation.executor import AllocationExecutor
     from ssdag.executors.base import Capabilities, Executor
     from ssdag.executors.local.executor import LocalExecutor
+    from ssdag.executors.pilot.executor import PilotExecutor
     from ssdag.executors.threads import ThreadExecutor
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Executor",
     "FuturesExecutor",
     "LocalExecutor",
+    "PilotExecutor",
     "RayExecutor",
     "ThreadExecutor",
 ]
@@ -32,6 +34,7 @@ _WHERE = {
     "Executor": "ssdag.executors.base",
     "FuturesExecutor": "ssdag.executors.adapters.futures",
     "LocalExecutor": "ssdag.executors.local.executor",
+    "PilotExecutor": "ssdag.executors.pilot.executor",
     "RayExecutor": "ssdag.executors.adapters.ray",
     "ThreadExecutor": "ssdag.executors.threads",
 }

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the tasks of the pilot's tests do, and the scripts that they kill."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from tests.contract.bodies import hold, note, same, touch, wait_for
+
+__all__ = ["hold", "meet", "note", "pid", "same", "seen", "touch", "wait_for", "where"]
+
+
+def pid() -> int:
+    """Return the number of the worker's process."""
+    return os.getpid()
+
+
+def where() -> tuple[str, int]:
+    """Return the block and the worker's number there."""
+    return os.environ["SSDAG_BLOCK_ID"], int(os.environ["SSDAG_WORKER_RANK"])
+
+
+def stay(seconds: float) -> str:
+    """Take some time; return the block."""
+    time.sleep(seconds)
+    return os.environ["SSDAG_BLOCK_ID"]
+
+
+def meet(mine: str, others: list[str]) -> str:
+    """Return when all others are here too."""
+    touch(mine)
+    for other in others:
+        wait_for(other)
+    return os.environ["SSDAG_BLOCK_ID"]
+
+
+def seen(names: list[str]) -> dict[str, Any]:
+    """Return parts of the worker's environment and its cores."""
+    return {name: os.environ.get(name) for name in names} | {"cores": os.sched_getaffinity(0)}
