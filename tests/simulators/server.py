@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import json
 import os
 import selectors
 import shutil
@@ -20,6 +19,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tests.simulators.command import packed, unpacked
 from tests.simulators.jobs import Cluster, Job, Stage, Timers
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -141,14 +141,14 @@ class Server:
         except ConnectionError:
             data = b""
         key.data.extend(data)
-        if data and not key.data.endswith(b"\n"):
+        request = unpacked(key.data)
+        if data and request is None:
             return
         self.selector.unregister(connection)
         self.waiting.pop(connection, None)
-        if not data:
+        if not data or request is None:
             connection.close()
             return
-        request = json.loads(bytes(key.data))
         if "control" in request:
             self._send(connection, self._control(**request))
         else:
@@ -157,7 +157,7 @@ class Server:
     def _send(self, connection: socket.socket, answer: dict[str, Any]) -> None:
         try:
             connection.setblocking(True)
-            connection.sendall(json.dumps(answer).encode() + b"\n")
+            connection.sendall(packed(answer))
         except OSError:
             pass  # whoever asked has gone
         connection.close()
