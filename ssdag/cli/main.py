@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ssdag.cli.launch import existing_file, run_script, split_arguments
-from ssdag.errors import SsdagError
+from ssdag.errors import ConfigError, SsdagError
 from ssdag.version import __version__
 
 app = typer.Typer(
@@ -101,6 +101,43 @@ def run(
 
         set_default_config(Config.from_toml(chosen))
     raise SystemExit(run_script(script, own))
+
+
+@app.command(context_settings={"allow_interspersed_args": False})
+def plan(
+    script: Annotated[
+        Path | None,
+        typer.Argument(metavar="SCRIPT", help="A Python file.", show_default=False),
+    ] = None,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ARGUMENTS", help="What the script gets.", show_default=False),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="TOML file with the configuration.", show_default=False),
+    ] = None,
+) -> None:
+    """Print what would be submitted and launched, with no scheduler present.
+
+    Without a script: the batch script of a block, the command that submits it, the launch
+    line of the managers, and who works where on a node, for each executor of the
+    configuration. With a script also its tasks: the script's own code runs, its tasks and
+    services do not. Where it needs the value of a task, the plan ends and says so.
+
+    [bold]ssdag plan search.py --config polaris.toml[/bold]
+    """
+    later, own = split_arguments(arguments or [])
+    chosen = Path(later) if later is not None else config
+    if script is None and chosen is None:
+        raise ConfigError("name a script, or a configuration by --config FILE")
+    if script is not None:
+        existing_file(script, "script")
+    if chosen is not None:
+        existing_file(chosen, "configuration")
+    from ssdag.cli.plan.command import plan as planned
+
+    typer.echo(planned(script, chosen, own), nl=False)
 
 
 @app.command()

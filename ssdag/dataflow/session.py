@@ -4,13 +4,18 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import threading
+from typing import TYPE_CHECKING
 
 from ssdag.config import Config
 from ssdag.dataflow.engine import Engine
 from ssdag.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 _log = logging.getLogger("ssdag")
 _lock = threading.Lock()
@@ -18,6 +23,7 @@ _lock = threading.Lock()
 _starting = threading.Lock()
 _engines: list[Engine] = []
 _default_config: Config | None = None
+_stand_in: Callable[[Config], Config] | None = None
 
 
 def load(config: Config | str | os.PathLike[str] | None = None) -> Engine:
@@ -54,6 +60,8 @@ def load(config: Config | str | os.PathLike[str] | None = None) -> Engine:
         config = Config.from_toml(config)
     elif not isinstance(config, Config):
         raise ConfigError(f"load({config!r}): a Config or the path of a TOML file is needed")
+    if _stand_in is not None:
+        config = _stand_in(config or Config())
     engine = Engine(config)
     with _lock:
         _engines[:] = [old for old in _engines if not old.closed]
@@ -65,6 +73,17 @@ def set_default_config(config: Config | None) -> None:
     """Set what :func:`load` uses without an argument; ``ssdag run --config`` does."""
     global _default_config
     _default_config = config
+
+
+@contextlib.contextmanager
+def stand_in(make: Callable[[Config], Config]) -> Iterator[None]:
+    """Within the block engines get ``make(config)`` for their config; ``ssdag plan`` does it."""
+    global _stand_in
+    kept, _stand_in = _stand_in, make
+    try:
+        yield
+    finally:
+        _stand_in = kept
 
 
 def current() -> Engine:
