@@ -9,6 +9,7 @@ needs='
 redis-server|redis-server|tests on the Redis of the system (the packaged Valkey is still tested)
 slurmctld|slurm-wlm munge|tests on a real Slurm
 /usr/lib/gridengine/sge_qmaster|gridengine-master gridengine-exec gridengine-client iproute2|tests on a real Grid Engine
+/usr/sbin/sshd|openssh-server openssh-client rsync|tests on a real OpenSSH server
 mpirun.openmpi|openmpi-bin|tests on Open MPI (the mpiexec of MPICH is still tested)
 '
 

@@ -17,6 +17,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ssdag.providers.script import output_paths
+
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Mapping, Sequence
@@ -62,6 +64,9 @@ class JobSpec:
         Ids of jobs that must end well first.
     rerunnable : bool
         Whether the scheduler may run the job a second time by itself.
+    files : tuple of str
+        Small text files of this machine that must lie in `folder` before the job begins,
+        under their own names and for nobody else to read.
     """
 
     name: str
@@ -85,6 +90,7 @@ class JobSpec:
     array: int | None = None
     after: tuple[str, ...] = ()
     rerunnable: bool = False
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -219,6 +225,30 @@ class Provider(ABC):
         ProviderError
             The scheduler did not take the request.
         """
+
+    def last_words(self, job: JobSpec, size: int = 2000) -> str:
+        """Return the end of what a job wrote to stderr; empty if it cannot be had.
+
+        Parameters
+        ----------
+        job : JobSpec
+            One that was submitted; no array.
+        size : int
+            Bytes at most.
+        """
+        try:
+            with open(output_paths(job)[1], "rb") as file:
+                file.seek(max(0, file.seek(0, 2) - size))
+                return file.read().decode(errors="replace")
+        except OSError:
+            return ""
+
+    def close(self) -> None:
+        """Give back connections to other machines; what needs one again makes it again.
+
+        Jobs are left as they are.
+        """
+        return
 
     # -- where am I ------------------------------------------------------------------
 

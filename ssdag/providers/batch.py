@@ -28,16 +28,18 @@ from abc import abstractmethod
 from importlib import import_module
 from typing import TYPE_CHECKING, ClassVar
 
-from ssdag.errors import ConfigError, UnsupportedError
+from ssdag.errors import ConfigError, ProviderError, UnsupportedError
 from ssdag.providers import refusals
 from ssdag.providers import script as scripts
 from ssdag.providers.base import JobSpec, JobStatus, Provider
 from ssdag.providers.commands import Answer, LocalRunner, Runner
 from ssdag.providers.options import BlockOptions
 from ssdag.providers.records import JobTable, combine, ended
+from ssdag.providers.ssh import runner_of
 from ssdag.states import JobState
 
 if TYPE_CHECKING:
+    import os
     import re
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -61,6 +63,16 @@ class BatchProvider(Provider):
     ----------
     runner : Runner, optional
         Where commands run; by default on this machine.
+    ssh : str, optional
+        ``HOST``, ``USER@HOST`` or an alias of ``~/.ssh/config``: commands run there instead.
+    ssh_folder : str, optional
+        Needed with `ssh`: where scripts and outputs of jobs are kept on that side, an
+        absolute path that its compute nodes see too.
+    ssh_options : sequence of str
+        Options of the ``ssh`` command, such as ``["-p", "2222"]``.
+    ssh_login : bool
+        Commands there get the environment of a login; for hosts where the scheduler is on
+        PATH only then.
     launcher : Launcher, optional
         What starts steps in allocations, instead of the scheduler's own.
     timeout_s : float
@@ -113,6 +125,10 @@ class BatchProvider(Provider):
         self,
         *,
         runner: Runner | None = None,
+        ssh: str | None = None,
+        ssh_folder: str | None = None,
+        ssh_options: Sequence[str] = (),
+        ssh_login: bool = False,
         launcher: Launcher | None = None,
         timeout_s: float = 60.0,
         lost_after_s: float = 120.0,
@@ -122,7 +138,10 @@ class BatchProvider(Provider):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
                 raise ConfigError(f"{self.name}: {name}={value!r}: seconds above 0 are needed")
         self.options = BlockOptions.of(self.name, {**self.defaults, **options}, self.aliases)
-        self.runner = runner or LocalRunner(self.foreign_variables)
+        remote = runner_of(self.name, ssh, ssh_options, ssh_folder, ssh_login)
+        if remote is not None and runner is not None:
+            raise ConfigError(f"{self.name}: runner= and ssh= exclude each other")
+        self.runner = runner or remote or LocalRunner(self.foreign_variables)
         self.timeout_s = float(timeout_s)
         self._launcher = launcher
         self._jobs = JobTable(float(lost_after_s), self.cancel_is_told)
@@ -214,11 +233,17 @@ class BatchProvider(Provider):
         """Return where the script of a job is written."""
         return f"{scripts.base_path(job)}.sh"
 
+    def job(self, name: str, commands: Iterable[str], folder: str | os.PathLike[str]) -> JobSpec:
+        """See :meth:`Provider.job`; its folder is where the commands of the scheduler run."""
+        return super().job(name, commands, self.runner.folder_of(folder))
+
     def submit(self, job: JobSpec) -> str:
         """See :meth:`Provider.submit`."""
         path = self.script_path(job)
         self.runner.write(path, self.script(job), self.timeout_s)
-        answer = self.runner.run(self.submit_command(job, path), self.timeout_s)
+        for source in job.files:
+            self.runner.place(source, job.folder, self.timeout_s)
+        answer = self.runner.once(self.submit_command(job, path), self.timeout_s, path)
         match = self.id_pattern.search(answer.stdout) if answer.exit_code == 0 else None
         if match is None:
             raise refusals.of_submit(self.name, job.name, answer, self.unreachable_pattern)
@@ -267,8 +292,9 @@ class BatchProvider(Provider):
                 self._jobs.learn(job_id, status)
             if missing := [job_id for job_id in asked if job_id not in found]:
                 self._ask_further(missing)
-        except (QueryError, *_GARBLED) as error:
-            text = str(error) if isinstance(error, QueryError) else f"{error!r}: {answer.summary}"
+        except (QueryError, ProviderError, *_GARBLED) as error:
+            garbled = isinstance(error, _GARBLED)
+            text = f"{error!r}: {answer.summary}" if garbled else str(error)
             if not self.trouble:
                 _log.warning("%s does not say how jobs are, asking on: %s", self.name, text)
             self.trouble = text
@@ -315,6 +341,14 @@ class BatchProvider(Provider):
         self._jobs.mark_cancelled(
             one for job_id in open_ids for one in self._arrays.get(job_id, (job_id,))
         )
+
+    def last_words(self, job: JobSpec, size: int = 2000) -> str:
+        """See :meth:`Provider.last_words`."""
+        return self.runner.tail(scripts.output_paths(job)[1], size, self.timeout_s)
+
+    def close(self) -> None:
+        """See :meth:`Provider.close`."""
+        self.runner.close()
 
     def launcher(self) -> Launcher:
         """See :meth:`Provider.launcher`."""

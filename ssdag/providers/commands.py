@@ -69,6 +69,53 @@ class Runner(ABC):
         time (it is killed) has no exit code, and the reason in ``stderr``.
         """
 
+    def once(self, argv: Sequence[str], timeout_s: float, beside: str) -> Answer:
+        """Run a command that must not be run twice, as :meth:`run` does.
+
+        Parameters
+        ----------
+        argv : sequence of str
+            The command.
+        timeout_s : float
+            Longest time that it may take.
+        beside : str
+            Begins the paths of notes that are kept meanwhile. Another call with the same
+            path, after one whose end is not known, does not run the command again: it
+            finds its answer.
+
+        Raises
+        ------
+        ProviderError
+            It was not run, and it is certain that it was not.
+        """
+        return self.run(argv, timeout_s)
+
+    def folder_of(self, folder: str | os.PathLike[str]) -> str:
+        """Return the path, where commands run, of what a user calls `folder`; pure."""
+        return os.path.abspath(folder)
+
+    def place(self, source: str, folder: str, timeout_s: float) -> None:
+        """See that a small text file of this machine lies in a folder where commands run.
+
+        Raises
+        ------
+        OSError
+            It cannot be read here.
+        ProviderError
+            It cannot be written there.
+        """
+        with open(source, encoding="utf-8", errors="surrogateescape") as file:
+            self.write(f"{folder}/{os.path.basename(source)}", file.read(), timeout_s)
+
+    def tail(self, path: str, size: int, timeout_s: float) -> str:
+        """Return the last bytes of a file as text; empty if there is none, or it is not reached."""
+        answer = self.run(["tail", "-c", str(size), "--", path], timeout_s)
+        return answer.stdout if answer.exit_code == 0 else ""
+
+    def close(self) -> None:
+        """Give back connections; those that are needed again are made again."""
+        return
+
     def write(self, path: str, text: str, timeout_s: float) -> None:
         """Write a file that only its owner can read and execute, whole or not at all.
 
@@ -159,6 +206,11 @@ class LocalRunner(Runner):
             os.replace(part, path)
         except OSError as error:
             raise ProviderError(f"cannot write {path}: {error.strerror}") from error
+
+    def place(self, source: str, folder: str, timeout_s: float) -> None:
+        """See :meth:`Runner.place`."""
+        if os.path.abspath(source) != os.path.join(folder, os.path.basename(source)):
+            super().place(source, folder, timeout_s)
 
     def read(self, path: str, timeout_s: float) -> str | None:
         """See :meth:`Runner.read`."""
