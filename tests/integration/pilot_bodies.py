@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.contract.bodies import hold, note, same, touch, wait_for
 
-__all__ = ["hold", "meet", "note", "pid", "same", "seen", "touch", "wait_for", "where"]
+__all__ = ["hold", "note", "same", "touch", "wait_for"]
 
 
 def pid() -> int:
@@ -39,3 +39,9 @@ def meet(mine: str, others: list[str]) -> str:
 def seen(names: list[str]) -> dict[str, Any]:
     """Return parts of the worker's environment and its cores."""
     return {name: os.environ.get(name) for name in names} | {"cores": os.sched_getaffinity(0)}
+
+
+def meet_on_node(mine: str, others: list[str]) -> str:
+    """Return when all others are here too; return the node."""
+    meet(mine, others)
+    return os.environ["SSDAG_NODE"]

@@ -82,7 +82,8 @@ def _serve(contact_path: str, block: int) -> int:
             f"memory: cores_per_worker={wishes.cores_per_worker}, "
             f"memory_per_worker_bytes={wishes.memory_per_worker_bytes}"
         )
-    node = os.environ.get("SSDAG_NODE") or socket.gethostname()
+    names = map(os.environ.get, ("SSDAG_NODE", "SLURMD_NODENAME"))
+    node = next(filter(None, names), None) or socket.gethostname()
     rank = next((os.environ[name] for name in _RANKS if os.environ.get(name)), "0")
     session = Session(contact, Keys.of(contact["keys"]), block, secrets.token_hex(8).encode())
     linger_s = 0.0
