@@ -30,6 +30,11 @@ FACTORIES: dict[str, str] = {
     "local": "tests.conformance.systems:local",
     "slurm": "tests.conformance.systems:slurm",
     "gridengine": "tests.conformance.systems:gridengine",
+    "pbs": "tests.simulators.systems:pbs",
+    "torque": "tests.simulators.systems:torque",
+    "lsf": "tests.simulators.systems:lsf",
+    "cobalt": "tests.simulators.systems:cobalt",
+    "flux": "tests.simulators.systems:flux",
 }
 
 
