@@ -167,6 +167,8 @@ class Provider(ABC):
     name: str
     #: How big its blocks are, how many there may be, and where.
     options: BlockOptions
+    #: Seconds between two polls, over the long run, that a scheduler bears without harm.
+    least_poll_s: float = 2.0
 
     # -- jobs ------------------------------------------------------------------------
 

@@ -51,6 +51,7 @@ class LocalProvider(Provider):
     """
 
     name = "local"
+    least_poll_s = 0.0  # a poll asks nobody
 
     def __init__(self, *, launcher: Launcher | None = None, **options: object) -> None:
         self.options = BlockOptions.of(self.name, {"exclusive": False, **options})

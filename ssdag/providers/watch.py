@@ -3,7 +3,8 @@
 
 It asks soon after something has happened (a new job, a change) and ever more seldom while
 nothing does, so that a scheduler sees one query every ten seconds from a campaign that
-waits, and a job that ends at once is noticed at once.
+waits, and a job that ends at once is noticed at once. A campaign in which something always
+happens does not ask more often over the long run than the provider's ``least_poll_s``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from ssdag.providers.base import JobStatus
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from ssdag.providers.base import Provider
 
 _log = logging.getLogger("ssdag")
+
+#: So many queries may follow one another as fast as there are changes.
+BURST = 20
 
 
 class Watcher:
@@ -56,6 +61,8 @@ class Watcher:
         self._first_s = first_delay_s
         self._longest_s = longest_delay_s
         self._delay_s = first_delay_s
+        self._credit = float(BURST)
+        self._credited_s = time.monotonic()
         self._wake = threading.Condition()
         self._jobs: dict[str, JobStatus] = {}
         self._thread: threading.Thread | None = None
@@ -126,7 +133,19 @@ class Watcher:
                     self._wake.wait_for(lambda: self._closed, self._first_s)
             else:
                 self._wake.wait_for(lambda: self._closed, pause_s)
+            self._wake.wait_for(lambda: self._closed, self._spend())
             return None if self._closed else list(self._jobs)
+
+    def _spend(self) -> float:
+        """Take the price of a query; return the seconds to wait where there is no credit."""
+        least_s = self._provider.least_poll_s
+        if least_s <= 0:
+            return 0.0
+        now = time.monotonic()
+        self._credit = min(float(BURST), self._credit + (now - self._credited_s) / least_s)
+        self._credited_s = now
+        self._credit -= 1
+        return max(0.0, -self._credit * least_s)
 
     def _take(self, job_id: str, status: JobStatus) -> None:
         with self._wake:
