@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import tree
-from benchmarks.peers import BACKENDS, make
+from benchmarks.peers import ALL, make
 from benchmarks.work import identity
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def measure(name: str, report: Reporter, budget_s: float, *, quick: bool, only: 
     """Measure the backend `name`; what fails is reported and the rest goes on."""
     from benchmarks.measures import Measures
 
-    distribution = BACKENDS[name][1]
+    distribution = ALL[name][1]
     report(begin="start")
     backend = make(name)
     imported = time.perf_counter()
@@ -135,7 +135,7 @@ def main() -> None:
     report = Reporter(args.fd)
     only = set(filter(None, args.measures.split(",")))
     try:
-        if args.name in BACKENDS:
+        if args.name in ALL:
             measure(args.name, report, args.budget, quick=args.quick, only=only)
         else:
             measure_launch(args.name, report, quick=args.quick, only=only)

@@ -91,7 +91,7 @@ class SimulatedManager:
             elif kind == Kind.TASKS:
                 self.tasks += pickle.loads(parts[1])[2]
 
-    def answer(self, run_s: float = 1e-4) -> int:
+    def answer(self, run_s: float = 1.0) -> int:
         """Answer all tasks that have come, each with its id; returns how many."""
         tasks, self.tasks = self.tasks, []
         if tasks:

@@ -28,13 +28,32 @@ BACKENDS: dict[str, tuple[str, str, str]] = {
     "threadpool": ("ThreadPoolExecutor", "", "benchmarks.peers.stdlib:ThreadPoolBackend"),
 }
 
+#: The same for executors of many nodes, here with one block of this machine; they are
+#: measured by ``python -m benchmarks.pilot``.
+PILOTS: dict[str, tuple[str, str, str]] = {
+    "ssdag-pilot": ("ssdag pilot", "ssdag", "benchmarks.peers.ours:PilotBackend"),
+    "htex": BACKENDS["htex"],
+    "ssdag-pilot-curve": (
+        "ssdag pilot, encrypted",
+        "ssdag",
+        "benchmarks.peers.ours:EncryptedPilotBackend",
+    ),
+    "htex-curve": (
+        "Parsl HTEX, encrypted",
+        "parsl",
+        "benchmarks.peers.parsl_apps:EncryptedHtexBackend",
+    ),
+}
+
+ALL = {**BACKENDS, **PILOTS}
+
 
 def title(name: str) -> str:
     """How the tables call the backend `name`."""
-    return BACKENDS[name][0] if name in BACKENDS else name
+    return ALL[name][0] if name in ALL else name
 
 
 def make(name: str) -> Backend:
     """Import and build the backend `name`; raises ``ImportError`` where it is missing."""
-    module, _, attribute = BACKENDS[name][2].partition(":")
+    module, _, attribute = ALL[name][2].partition(":")
     return cast("Backend", getattr(importlib.import_module(module), attribute)())

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.peers.contract import WORKERS, Backend
@@ -52,6 +53,29 @@ class LocalBackend(_OurBackend):
     """``LocalExecutor``: worker processes."""
 
     executor = "LocalExecutor"
+
+
+class PilotBackend(_OurBackend):
+    """``PilotExecutor``: one block of this machine, over loopback, in clear text."""
+
+    encrypt = False
+
+    def start(self) -> None:
+        from ssdag.providers.local import LocalProvider
+
+        executor = self._ssdag.executors.PilotExecutor(
+            LocalProvider(init_blocks=1),
+            workers_per_node=WORKERS,
+            encrypt=self.encrypt,
+            run_dir=tempfile.mkdtemp(),
+        )
+        self._engine = self._ssdag.load(self._ssdag.Config(executors=[executor]))
+
+
+class EncryptedPilotBackend(PilotBackend):
+    """The same with CurveZMQ, which links between machines have."""
+
+    encrypt = True
 
 
 class ThreadBackend(_OurBackend):

@@ -62,15 +62,23 @@ class _ParslBackend(Backend):
 class HtexBackend(_ParslBackend):
     """``HighThroughputExecutor`` with a local block."""
 
+    encrypted = False
+
     def executor(self) -> Any:
         return self._executors.HighThroughputExecutor(
             label="htex",
             address="127.0.0.1",
-            encrypted=False,
+            encrypted=self.encrypted,
             max_workers_per_node=WORKERS,
             prefetch_capacity=100,
             provider=self._providers.LocalProvider(init_blocks=1, min_blocks=1, max_blocks=1),
         )
+
+
+class EncryptedHtexBackend(HtexBackend):
+    """The same with CurveZMQ, its default."""
+
+    encrypted = True
 
 
 class ThreadBackend(_ParslBackend):
