@@ -245,6 +245,21 @@ class Provider(ABC):
         except OSError:
             return ""
 
+    def tidy(self, folder: str | os.PathLike[str], *, everything: bool) -> None:
+        """Remove what a provider has made elsewhere for jobs of a folder of this machine.
+
+        Nothing is removed on this machine. Never raises for what cannot be removed.
+
+        Parameters
+        ----------
+        folder : path
+            What :meth:`job` was given.
+        everything : bool
+            False: only files that :attr:`JobSpec.files` had brought there, which may hold
+            secrets; scripts and outputs stay.
+        """
+        return
+
     def close(self) -> None:
         """Give back connections to other machines; what needs one again makes it again.
 

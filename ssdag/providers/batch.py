@@ -23,6 +23,7 @@ An answer that ``parse`` refuses changes nothing.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from abc import abstractmethod
 from importlib import import_module
@@ -39,7 +40,6 @@ from ssdag.providers.ssh import runner_of
 from ssdag.states import JobState
 
 if TYPE_CHECKING:
-    import os
     import re
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -148,6 +148,7 @@ class BatchProvider(Provider):
         self._arrays: dict[str, tuple[str, ...]] = {}
         self._query_lock = threading.Lock()
         self._warned: set[str] = set()
+        self._brought: set[str] = set()
         #: Why the last query failed; empty if it did not.
         self.trouble = ""
 
@@ -242,6 +243,7 @@ class BatchProvider(Provider):
         path = self.script_path(job)
         self.runner.write(path, self.script(job), self.timeout_s)
         for source in job.files:
+            self._brought.add(os.path.join(job.folder, os.path.basename(source)))
             self.runner.place(source, job.folder, self.timeout_s)
         answer = self.runner.once(self.submit_command(job, path), self.timeout_s, path)
         match = self.id_pattern.search(answer.stdout) if answer.exit_code == 0 else None
@@ -345,6 +347,15 @@ class BatchProvider(Provider):
     def last_words(self, job: JobSpec, size: int = 2000) -> str:
         """See :meth:`Provider.last_words`."""
         return self.runner.tail(scripts.output_paths(job)[1], size, self.timeout_s)
+
+    def tidy(self, folder: str | os.PathLike[str], *, everything: bool) -> None:
+        """See :meth:`Provider.tidy`."""
+        if (there := self.runner.folder_of(folder)) != os.path.abspath(folder):
+            brought = [path for path in self._brought if os.path.dirname(path) == there]
+            what = [there] if everything else brought
+            if what:
+                self.runner.run(["rm", "-rf", "--", *what], self.timeout_s)
+            self._brought.difference_update(brought)
 
     def close(self) -> None:
         """See :meth:`Provider.close`."""

@@ -10,7 +10,6 @@ with the scheduler's reason and the last words of the last block.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from dataclasses import dataclass, field
@@ -40,7 +39,6 @@ _LONGEST_PAUSE_S = 10.0
 _GONE_S = 30.0
 #: A block that ends so shortly before its time has come to its end.
 _NEAR_END_S = 30.0
-_TAIL_BYTES = 2000
 
 
 @dataclass(eq=False)
@@ -337,7 +335,9 @@ class Blocks(threading.Thread):
         self._not_before = time.monotonic() + min(0.1 * 2**self.failures, _LONGEST_PAUSE_S)
         if self.failures < self._allowed:
             return
-        tail = error.stderr_tail if error is not None else _tail(block.job)
+        tail = (
+            error.stderr_tail if error is not None else self._provider.last_words(block.job).strip()
+        )
         times = f"{self.failures} blocks in a row" if self.failures > 1 else "a block"
         failure = BlockError(
             f"executor {self._label!r}: {times} failed, the last one (job "
@@ -380,14 +380,3 @@ def _words(status: JobStatus) -> str:
     if status.reason:
         words.append(f"({status.reason})")
     return " ".join(words)
-
-
-def _tail(job: JobSpec) -> str:
-    """Return the last words that a block wrote to stderr."""
-    try:
-        with open(os.path.join(job.folder, f"{job.name}.err"), "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _TAIL_BYTES))
-            return file.read().decode(errors="replace").strip()
-    except OSError:
-        return ""

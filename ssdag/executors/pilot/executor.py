@@ -8,6 +8,7 @@ import os
 import shlex
 import socket
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ssdag.errors import ConfigError, UnsupportedError
@@ -232,11 +233,16 @@ class PilotExecutor(Executor):
 
     def job(self, number: int) -> JobSpec:
         """Return the job of a block; what :meth:`start` has made must be there."""
-        contact = self._folder.contact if self._folder is not None else "CONTACT"
-        folder = self._folder.path if self._folder is not None else os.path.abspath(self._run_dir)
+        run = self._folder
         word = "".join(c if c.isalnum() or c in "-_" else "_" for c in self.label)
-        line = self.command(contact, number)
-        return self._provider.job(f"ssdag-{word}-{number}", [shlex.join(line)], folder)
+        folder = os.path.abspath(self._run_dir) if run is None else run.path
+        job = self._provider.job(f"ssdag-{word}-{number}", (), folder)
+        if run is None:
+            return replace(job, commands=(shlex.join(self.command("CONTACT", number)),))
+        # The folder may be one on another machine, where the file is brought.
+        contact = os.path.join(job.folder, os.path.basename(run.contact))
+        line = shlex.join(self.command(contact, number))
+        return replace(job, commands=(line,), files=(run.contact,))
 
     def command(self, contact: str, number: int) -> list[str]:
         """Return the argument list that starts the managers of a block."""
@@ -322,8 +328,10 @@ class PilotExecutor(Executor):
         SWITCH_INTERVAL.restore()
         if self._folder is not None:
             # Scripts and last words of blocks that failed are worth a look.
+            self._provider.tidy(self._folder.path, everything=not failed)
             self._folder.remove(everything=not failed)
             self._folder = None
+        self._provider.close()
 
     def _slots_per_block(self) -> int | None:
         options = self._provider.options

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Bodies of the tests with two sites."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ssdag import Client
+    from ssdag.apps.files import File
+
+
+def where() -> tuple[str, str]:
+    """Say which job and which site this runs in."""
+    return os.environ.get("SLURM_JOB_ID", ""), os.environ.get("SITE", "")
+
+
+def simulate(x: int, db: Client) -> tuple[str, str]:
+    """Write a field into the database."""
+    db.put_tensor(f"field.{x}", np.full((64, 64), float(x)))
+    return where()
+
+
+def train(x: int, field: Any) -> tuple[float, str]:
+    """Learn from a field."""
+    return float(field.mean()) + x, where()[0]
+
+
+def write(text: str, outputs: list[File]) -> tuple[str, str]:
+    """Write a file that is then brought to its place."""
+    Path(outputs[0]).write_text(text)
+    return where()
+
+
+def read(inputs: list[File]) -> tuple[str, str]:
+    """Read a file that was brought here."""
+    return Path(inputs[0]).read_text(), where()[0]
