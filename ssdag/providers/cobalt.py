@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _CODE = re.compile(r"completed normally with an exit code of (-?\d+)")
 _OUT_OF_TIME = "maximum execution time exceeded"
+_DELETED = re.compile(r"delete requested|initiating job termination")
 
 
 class CobaltProvider(BatchProvider):
@@ -124,6 +125,8 @@ class CobaltProvider(BatchProvider):
                 found[job_id] = JobStatus(JobState.TIMEOUT, reason=_OUT_OF_TIME)
             elif codes := _CODE.findall(log):
                 found[job_id] = ended(int(codes[-1]))
+            elif _DELETED.search(log):
+                found[job_id] = JobStatus(JobState.CANCELLED, reason="deleted, as its log says")
         return found
 
     def cancel_command(self, job_ids: Sequence[str]) -> list[str]:

@@ -7,6 +7,8 @@ have ended are named for ``keep_completed`` seconds, then their files say how th
 
 from __future__ import annotations
 
+import signal
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from ssdag.providers import pbs_answers
@@ -103,4 +105,7 @@ class TorqueProvider(PBSProvider):
             return JobStatus(JobState.PENDING if waits else state, reason=reason, hosts=hosts)
         if "exit_status" not in row:
             return JobStatus(JobState.CANCELLED, reason=reason or "it never ran")
-        return pbs_answers.torque_end(int(row["exit_status"]), reason, hosts)
+        status = pbs_answers.torque_end(int(row["exit_status"]), reason, hosts)
+        if status.signal == signal.SIGTERM:  # nothing else tells that somebody used qdel
+            return replace(status, state=JobState.CANCELLED)
+        return status

@@ -233,7 +233,7 @@ class Server:
             for job in jobs:
                 job.facts["shown"] = more["state"]
         elif control == "look":
-            pass
+            jobs = jobs if number else list(cluster.jobs.values())
         elif control == "set":
             owner = cluster if hasattr(cluster, more["name"]) else self.dialect
             if not hasattr(owner, more["name"]):
@@ -249,6 +249,7 @@ def _described(job: Job) -> dict[str, Any]:
         "stage": job.stage.name,
         "how": job.how,
         "runs": job.runs,
+        "number": job.number,
         "index": job.index,
         "exit_code": job.exit_code,
         "signal": job.signal,

@@ -162,6 +162,10 @@ class Simulator:
         """Return the truth about a job: one entry, or one for each task of an array."""
         return self.control("look", number=self.number(job_id))
 
+    def jobs(self, *stages: str) -> list[dict[str, Any]]:
+        """Return the truth about all jobs, or those in some stages."""
+        return [job for job in self.control("look") if not stages or job["stage"] in stages]
+
     def number(self, job_id: str) -> int:
         """Return the number of a job."""
         if self.kind == "flux":
