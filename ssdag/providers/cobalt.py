@@ -87,7 +87,10 @@ class CobaltProvider(BatchProvider):
         return [f"{option} {_word(value)}" for option, value in options if value]
 
     def submit_command(self, job: JobSpec, path: str) -> list[str]:
-        """See :meth:`Provider.submit_command`; folders may hold blanks, directives none."""
+        """See :meth:`Provider.submit_command`; folders may hold blanks, directives none.
+
+        Variables are in the script: ``--env`` shows them to all, and ``:`` and ``=`` divide it.
+        """
         return ["qsub", "--cwd", job.folder, path]
 
     def status_command(self, job_ids: Sequence[str]) -> list[str]:
@@ -148,17 +151,6 @@ class CobaltProvider(BatchProvider):
         end = env.get("COBALT_ENDTIME", "")
         nodes = nodefile.nodes(slots, env, self.options)
         return Allocation(self.name, job_id, nodes, float(end) if end.isdigit() else None)
-
-
-def escaped(text: str) -> str:
-    """Return a key or a value for ``--env`` or ``--attrs``, whose ``:`` and ``=`` divide.
-
-    Examples
-    --------
-    >>> escaped("a:b=c")
-    'a\\\\:b\\\\=c'
-    """
-    return re.sub(r"[\\:=]", r"\\\g<0>", text)
 
 
 def _nodes(text: str) -> list[str]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ssdag.providers.auto import named
-from ssdag.providers.cobalt import escaped
 from ssdag.states import JobState
 from tests.unit.answering import Answering
 
@@ -187,10 +186,6 @@ def test_lsf_array_tasks_in_both_forms() -> None:
     ]
     found = asked("lsf", json.dumps({"RECORDS": rows})).poll(["7[1]", "7[2]"])
     assert [status.state for status in found.values()] == [S.RUNNING, S.FAILED]
-
-
-def test_cobalt_escapes_what_divides() -> None:
-    assert escaped(r"a:b=c\d") == r"a\:b\=c\\d"
 
 
 def test_cobalt_rc_1_and_silence_means_that_it_knows_none() -> None:
