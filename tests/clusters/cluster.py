@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -49,24 +50,30 @@ class Cluster:
     ----------
     nodes : int
         How many nodes it has.
+    **settings : str
+        Variables that its script knows, such as ``GPUS="1"``.
     """
 
     script: str
     programs: tuple[str, ...]
     package: str
 
-    def __init__(self, nodes: int) -> None:
+    def __init__(self, nodes: int, **settings: str) -> None:
+        self._settings = settings
         if os.geteuid() != 0:
             pytest.skip(f"{self.package}: only root can start it")
         for program in self.programs:
             if shutil.which(program) is None and not os.path.exists(program):
                 pytest.skip(f"no {program}: apt-get install {self.package}")
         self.nodes = nodes
-        self.folder = Path(tempfile.mkdtemp(prefix="ssdag-cluster-"))
+        self.folder = Path(tempfile.gettempdir(), f"ssdag-cluster-{secrets.token_hex(4)}")
 
     def start(self) -> None:
         """Start it; it ends with this process in any case."""
-        answer = self._call("up", *self._arguments(), env={"OWNER": str(os.getpid())})
+        self.folder.mkdir(mode=0o755)
+        answer = self._call(
+            "up", *self._arguments(), env={"OWNER": str(os.getpid()), **self._settings}
+        )
         if answer.returncode != 0:
             self.stop()
             pytest.skip(f"{self.package} cannot be started here: {answer.stderr.strip()[-300:]}")
@@ -100,8 +107,8 @@ class SlurmCluster(Cluster):
     programs = ("slurmctld", "slurmd", "munged", "sbatch")
     package = "slurm-wlm munge"
 
-    def __init__(self, nodes: int = 4) -> None:
-        super().__init__(nodes)
+    def __init__(self, nodes: int = 4, **settings: str) -> None:
+        super().__init__(nodes, **settings)
         self.port = free_ports(12 + nodes)
         self.env = {"SLURM_CONF": str(self.folder / "slurm.conf")}
 

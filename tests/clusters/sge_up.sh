@@ -113,7 +113,8 @@ export SGE_ROOT=$folder/root SGE_CELL=default SGE_QMASTER_PORT=$port SGE_EXECD_P
 ENV
     . "$folder/env"
     if [ -n "${OWNER:-}" ]; then
-        WATCHING=1 setsid bash -c 'echo $$ >"$1"; tail --pid="$2" -s 0.3 -f /dev/null; exec bash "$3" down "$4"' \
+        WATCHING=1 setsid bash -c 'echo $$ >"$1"; tail --pid="$2" -s 0.3 -f /dev/null; bash "$3" down "$4"
+            case $4 in */ssdag-cluster-*) rm -rf "$4" ;; esac' \
             watch "$folder/watch.pid" "$OWNER" "$(realpath "$0")" "$folder" >>"$folder/log/up.log" 2>&1 </dev/null &
     fi
     network

@@ -8,6 +8,7 @@
 # ACCOUNTING=1: MariaDB and slurmdbd too, for sacct (packages slurmdbd, mariadb-server and
 # slurm-wlm-mysql-plugin).
 # MEMORY=1: jobs that take more memory than they asked for are killed.
+# GPUS=1: each node has two GPUs, 0 and 1 (which are no devices that anything can use).
 # Ports: slurmctld BASEPORT, slurmdbd +2, MariaDB +3, slurmd nI +10+I.
 set -eu
 usage() { echo "usage: $0 up|down|status FOLDER [NODES] [CPUS] [BASEPORT]" >&2; exit 2; }
@@ -54,7 +55,7 @@ down() {
 }
 
 configure() {
-    local select=CR_CPU
+    local select=CR_CPU gres=""
     local accounting="AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none"
     # AccountingStoragePass: else the clients of slurmdbd look for the system's munged.
@@ -69,6 +70,12 @@ DefMemPerCPU=256
 JobAcctGatherFrequency=1
 JobAcctGatherParams=OverMemoryKill"
         accounting=${accounting/jobacct_gather\/none/jobacct_gather/linux}
+    fi
+    if [ -n "${GPUS:-}" ]; then
+        gres="Gres=gpu:2"
+        select="$select
+GresTypes=gpu"
+        printf 'Name=gpu File=%s\n' /dev/zero /dev/full >"$folder/gres.conf"
     fi
     # cred_expire is also the wait before a requeued job may start again.
     # TmpFS: without it all nodes share the sockets of PMIx.
@@ -109,7 +116,7 @@ SlurmdTimeout=${SLURMD_TIMEOUT:-10}
 SlurmctldTimeout=10
 MaxJobCount=20000
 MaxArraySize=2001
-NodeName=n[1-$nodes] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((port + 11))-$((port + 10 + nodes))] CPUs=$cpus RealMemory=4096 State=UNKNOWN
+NodeName=n[1-$nodes] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((port + 11))-$((port + 10 + nodes))] CPUs=$cpus RealMemory=4096 $gres State=UNKNOWN
 PartitionName=batch Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=60 State=UP OverSubscribe=NO
 PartitionName=debug Nodes=n1 Default=NO MaxTime=10 State=UP OverSubscribe=FORCE:4
 CONF
@@ -157,7 +164,8 @@ CONF
 }
 
 watch() { # ends the cluster with its owner; a pipe of ours must not stay open in it
-    WATCHING=1 setsid bash -c 'echo $$ >"$1"; tail --pid="$2" -s 0.3 -f /dev/null; exec bash "$3" down "$4"' \
+    WATCHING=1 setsid bash -c 'echo $$ >"$1"; tail --pid="$2" -s 0.3 -f /dev/null; bash "$3" down "$4"
+            case $4 in */ssdag-cluster-*) rm -rf "$4" ;; esac' \
         watch "$folder/run/watch.pid" "$OWNER" "$(realpath "$0")" "$folder" >>"$folder/log/start.log" 2>&1 </dev/null &
 }
 

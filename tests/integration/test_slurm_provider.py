@@ -119,8 +119,7 @@ def test_a_watcher_follows_many_jobs_of_an_array_and_of_sweeps(
 def test_a_job_over_its_memory_has_failed_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MEMORY", "1")
-    cluster = SlurmCluster(1)
+    cluster = SlurmCluster(1, MEMORY="1")
     cluster.start()
     try:
         monkeypatch.setenv("SLURM_CONF", cluster.env["SLURM_CONF"])
@@ -132,6 +131,31 @@ def test_a_job_over_its_memory_has_failed_and_says_so(
         # Without control groups Slurm calls it so; the job's own words tell the rest.
         assert status.signal == 9 or "OUT_OF_MEMORY" in status.reason
         assert "exceeded memory limit" in (tmp_path / "hungry.err").read_text()
+    finally:
+        cluster.stop()
+
+
+def test_a_job_sees_the_gpus_it_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = SlurmCluster(2, GPUS="1")
+    cluster.start()
+    try:
+        monkeypatch.setenv("SLURM_CONF", cluster.env["SLURM_CONF"])
+        found = {}
+        for count in (0, 1, 2):
+            provider = SlurmProvider(nodes_per_block=2, gpus_per_node=count, exclusive=False)
+            folder = tmp_path / str(count)
+            folder.mkdir()
+            job_id = provider.submit(provider.job("gpus", ["env >env"], folder))
+            reach(provider, job_id, JobState.COMPLETED, JobState.FAILED)
+            rows = (folder / "env").read_text().splitlines()
+            env = dict(row.split("=", 1) for row in rows if "=" in row)
+            allocation = provider.allocation(env)
+            assert allocation is not None
+            found[count] = [node.gpus for node in allocation.nodes]
+        assert found == {0: [(), ()], 1: [("0",), ("0",)], 2: [("0", "1"), ("0", "1")]}
+        provider = SlurmProvider(gpus_per_node=3)
+        with pytest.raises(SubmitError, match="node configuration is not available"):
+            provider.submit(provider.job("many", ["true"], tmp_path))
     finally:
         cluster.stop()
 
@@ -217,8 +241,7 @@ def test_accounting_tells_of_jobs_that_the_controller_has_forgotten(
     for program in ("slurmdbd", "mariadbd"):
         if shutil.which(program) is None:
             pytest.skip(f"no {program}: apt-get install slurmdbd mariadb-server")
-    monkeypatch.setenv("ACCOUNTING", "1")
-    cluster = SlurmCluster(1)
+    cluster = SlurmCluster(1, ACCOUNTING="1")
     cluster.start()
     try:
         monkeypatch.setenv("SLURM_CONF", cluster.env["SLURM_CONF"])

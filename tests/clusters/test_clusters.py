@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Clusters of tests leave nothing behind, even if the tests are killed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from tests.clusters.cluster import SlurmCluster
+from tests.conftest import wait_until
+
+CODE = """
+import sys
+from tests.clusters.cluster import SlurmCluster
+cluster = SlurmCluster(2)
+cluster.start()
+cluster.run("sbatch", "-o", "/dev/null", "--wrap", "sleep 300")
+print(cluster.folder, flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_cluster_ends_with_its_owner_however_that_ends() -> None:
+    SlurmCluster(1)  # skips where there can be none
+    root = Path(__file__).parents[2]
+    owner = subprocess.Popen(
+        [sys.executable, "-c", CODE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    with owner:
+        assert owner.stdout is not None
+        folder = owner.stdout.readline().strip()
+        assert Path(folder, "slurm.conf").exists()
+        owner.kill()
+    wait_until(lambda: not Path(folder).exists(), 30, "the folder is removed")
+    left = [p for p in psutil.process_iter(["cmdline"]) if folder in str(p.info["cmdline"])]
+    assert [p for p in left if p.status() != psutil.STATUS_ZOMBIE] == []
