@@ -16,6 +16,7 @@
     │   ├── DependencyError                  a parent failed: root cause and path of task ids
     │   ├── WalltimeExceededError (TimeoutError)  it outlived its walltime and was killed
     │   ├── WorkerLostError    (transient)   the worker process died under the task
+    │   ├── JobError           (transient)   the scheduler's job ended before the task did
     │   ├── SerializationError               an argument, result or function cannot be sent
     │   ├── CommandError                     a command ended with a non-zero exit code
     │   └── MissingOutputError               a declared output file does not exist
@@ -204,6 +205,40 @@ class WorkerLostError(TaskError):
     ) -> None:
         super().__init__(message, task_id=task_id)
         self.exit_code = exit_code
+
+
+class JobError(TaskError):
+    """The scheduler's job that a task was in ended before the task did.
+
+    Attributes
+    ----------
+    job_id : str
+        The scheduler's id.
+    state : str
+        How the job ended, as a name of :class:`~ssdag.states.JobState`.
+    reason : str
+        Why, in the scheduler's words.
+    stderr_tail : str
+        The last lines of the job's own stderr.
+    """
+
+    transient = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        job_id: str = "",
+        state: str = "",
+        reason: str = "",
+        stderr_tail: str = "",
+        task_id: int | None = None,
+    ) -> None:
+        super().__init__(message, task_id=task_id)
+        self.job_id = job_id
+        self.state = state
+        self.reason = reason
+        self.stderr_tail = stderr_tail
 
 
 class SerializationError(TaskError):

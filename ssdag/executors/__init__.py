@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from ssdag.executors.adapters.ray import RayExecutor
     from ssdag.executors.allocation.executor import AllocationExecutor
     from ssdag.executors.base import Capabilities, Executor
+    from ssdag.executors.batch.executor import BatchExecutor
     from ssdag.executors.local.executor import LocalExecutor
     from ssdag.executors.pilot.executor import PilotExecutor
     from ssdag.executors.threads import ThreadExecutor
 
 __all__ = [
     "AllocationExecutor",
+    "BatchExecutor",
     "Capabilities",
     "DaskExecutor",
     "Executor",
@@ -29,6 +31,7 @@ __all__ = [
 
 _WHERE = {
     "AllocationExecutor": "ssdag.executors.allocation.executor",
+    "BatchExecutor": "ssdag.executors.batch.executor",
     "Capabilities": "ssdag.executors.base",
     "DaskExecutor": "ssdag.executors.adapters.dask",
     "Executor": "ssdag.executors.base",

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from ssdag.arguments import localize
 from ssdag.errors import EngineClosedError, WorkerLostError
-from ssdag.executors.allocation.pool import Pool
 from ssdag.executors.allocation.schedule import Schedule
 from ssdag.executors.allocation.step import Step
 from ssdag.executors.calls import python_program
 from ssdag.executors.local.wake import Wake
+from ssdag.executors.pool import Pool
 from ssdag.executors.program import HasProgram
 from ssdag.tasks import Outcome, launch
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Threads that prepare, start and finish steps, so that the hub never waits for user code."""
+"""Threads that prepare, start and finish programs, so that a hub never waits for user code."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ class Pool:
             try:
                 job()
             except BaseException:  # thread top: every job reports what may go wrong in it
-                _log.exception("a step could not be handled")
+                _log.exception("a program could not be handled")
             del job
 
 
 def _refuse(future: Future[Any]) -> Callable[[], None]:
     """Refuse to wait: the body of a command holds slots, and a thread of few."""
     raise WouldDeadlockError(
-        f"result() of {future!r} in a body that makes a command: it would wait while it holds "
-        "its slots. Pass the future as an argument"
+        f"result() of {future!r} in a body that makes a command: it would hold up other tasks "
+        "while it waits. Pass the future as an argument"
     )
