@@ -49,6 +49,7 @@ class _OneBlock:
     """Stands where blocks are managed: there is one, for ever."""
 
     unproved: frozenset[int] = frozenset()
+    walltime_s = float("inf")
 
     def deadline(self, number: int) -> float:
         """Return a time that never comes."""
@@ -58,6 +59,9 @@ class _OneBlock:
         """Ignore it."""
 
     def wake(self) -> None:
+        """Ignore it."""
+
+    def look(self) -> None:
         """Ignore it."""
 
 

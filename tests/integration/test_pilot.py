@@ -14,6 +14,7 @@ import pytest
 from ssdag.errors import ConfigError, UnsupportedError
 from ssdag.executors import PilotExecutor
 from ssdag.providers.local import LocalProvider
+from ssdag.resources import Resources
 from ssdag.tasks import AppSpec, Options
 from tests.conftest import wait_until
 from tests.integration import pilot_bodies as bodies
@@ -176,3 +177,28 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a Provider is needed"):
         PilotExecutor(nobody)
     assert PilotExecutor(LocalProvider(max_blocks=3), workers_per_node=4).capacity == 12
+
+
+@pytest.mark.parametrize(
+    ("options", "resources", "refusal"),
+    [
+        ({}, {"cores": 1, "nodes": 1, "ranks": 1, "priority": 3}, None),
+        ({"cores_per_worker": 4}, {"cores": 4}, None),
+        ({"cores_per_worker": 4}, {"cores": 5}, "cores=4 "),
+        ({}, {"ranks": 2}, "ranks=1 "),
+        ({}, {"gpus": 1}, "does not manage gpus"),
+        ({"accelerators": 2}, {"gpus": 1}, None),
+        ({"accelerators": 2}, {"gpus": 2}, "gpus=1 "),
+        ({}, {"memory_bytes": 5}, "does not manage memory_bytes"),
+        ({"memory_per_worker_bytes": 9}, {"memory_bytes": 9}, None),
+        ({"memory_per_worker_bytes": 9}, {"memory_bytes": 10}, "memory_bytes=9 "),
+        ({}, {"ranks_per_node": 1}, "does not manage ranks_per_node"),
+    ],
+)
+def test_what_a_worker_can_give(
+    options: dict[str, Any], resources: dict[str, int], refusal: str | None
+) -> None:
+    executor = PilotExecutor(LocalProvider(), **options)
+    reason = executor.check(Options(resources=Resources(**resources)), "python")
+    assert (refusal or "") in (reason or "")
+    assert (refusal is None) == (reason is None)

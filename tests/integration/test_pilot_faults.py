@@ -148,6 +148,19 @@ def test_a_manager_that_was_given_up_ends_itself(tmp_path: Path) -> None:
         assert engine.submit(bodies.stay, 0.0).result(DEADLINE_S) == "2"
 
 
+def test_a_block_whose_manager_hangs_for_ever_is_given_back(tmp_path: Path) -> None:
+    engine, _ = start(tmp_path, heartbeat_limit_s=1.0, retries=1)
+    with engine:
+        future = engine.submit(bodies.hold, str(tmp_path / "on"), str(tmp_path / "go"))
+        wait_until(lambda: runs(future, tmp_path), DEADLINE_S, "it runs")
+        (tmp_path / "on").unlink()
+        one_manager().suspend()
+        wait_until((tmp_path / "on").exists, DEADLINE_S, "it runs in another block")
+        (tmp_path / "go").touch()
+        future.result(DEADLINE_S)
+        assert engine.submit(bodies.stay, 0.0).result(DEADLINE_S) == "2"
+
+
 # -- networks ----------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from ssdag.executors.pilot.protocol import Kind, plain
 from ssdag.providers.base import JobStatus
 from ssdag.providers.local import LocalProvider
 from ssdag.states import JobState
+from ssdag.tasks import AppSpec, Options
 from tests.conftest import wait_until
 from tests.integration import pilot_bodies as bodies
 from tests.integration.pilots import DEADLINE_S
@@ -34,12 +35,13 @@ if TYPE_CHECKING:
 class Nowhere(LocalProvider):
     """Grants blocks in which nothing runs: the tests are their managers."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, first: JobState = JobState.RUNNING, **options: Any) -> None:
         super().__init__(**options)
+        self.first = first
         self.states: dict[str, JobState] = {}
 
     def submit(self, job: JobSpec) -> str:
-        self.states[job.name] = JobState.RUNNING
+        self.states[job.name] = self.first
         return job.name
 
     def poll(self, job_ids: Sequence[str]) -> dict[str, JobStatus]:
@@ -52,8 +54,8 @@ class Nowhere(LocalProvider):
 class Stage:
     """An engine without any worker, and what is needed to play its managers."""
 
-    def __init__(self, folder: Path, **options: Any) -> None:
-        self.provider = Nowhere(init_blocks=1, max_blocks=2)
+    def __init__(self, folder: Path, provider: Nowhere | None = None, **options: Any) -> None:
+        self.provider = provider or Nowhere(init_blocks=1, max_blocks=2)
         self.executor = PilotExecutor(
             self.provider,
             workers_per_node=2,
@@ -205,6 +207,25 @@ def test_who_has_no_key_gets_nothing(stage: Stage) -> None:
     for one in strangers:
         assert one.receive() == 0
     assert len(stage.hub.peers) == 1
+
+
+def test_the_time_of_a_block_begins_with_its_job(tmp_path: Path) -> None:
+    """However long it has waited in the queue before."""
+    provider = Nowhere(JobState.PENDING, init_blocks=1, max_blocks=1, walltime_s=2.0)
+    stage = Stage(tmp_path, provider)
+    try:
+        app = AppSpec(bodies.same, "same", options=Options(walltime_s=0.5))
+        future = stage.engine.call(app, (1,))
+        with pytest.raises(TimeoutError):
+            future.result(2.5)
+        job = next(iter(provider.states))
+        provider.states[job] = JobState.RUNNING
+        one = stage.manager()
+        until(one, lambda: one.tasks, "it has the task")
+        one.answer()
+        assert future.result(DEADLINE_S) == 0
+    finally:
+        stage.close()
 
 
 def test_two_hundred_managers(tmp_path: Path) -> None:

@@ -12,20 +12,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ssdag.errors import BlockError, ProviderError, SubmitError
 from ssdag.executors.pilot import losses
-from ssdag.executors.pilot.scaling import BlockView, Decision, Limits, decide
+from ssdag.executors.pilot.block import Block, Noting, view_of, words_of
+from ssdag.executors.pilot.scaling import Decision, Limits, decide
 from ssdag.providers.watch import Watcher
 from ssdag.states import JobState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ssdag.executors.pilot.hub import PilotHub
-    from ssdag.executors.pilot.peers import Peer
     from ssdag.providers.base import JobSpec, JobStatus, Provider
 
 _log = logging.getLogger("ssdag.executors")
@@ -37,37 +36,12 @@ _PATIENCE_S = 120.0
 _LONGEST_PAUSE_S = 10.0
 #: Blocks that are cancelled at the end may take so long to go.
 _GONE_S = 30.0
+#: The hub's thread deals with the end of a block in this time, unless it is very busy.
+_ENDED_S = 10.0
 #: A block that ends so shortly before its time has come to its end.
 _NEAR_END_S = 30.0
-
-
-@dataclass(eq=False)
-class Block:
-    """A job that we have asked for.
-
-    Attributes
-    ----------
-    waited_until : float
-        ``time.monotonic()`` at which it was last known not to run: its time limit
-        counts from then, or later.
-    arrived : int
-        Managers that have come.
-    proved : bool
-        It has done a task.
-    released : bool
-        We have cancelled it.
-    """
-
-    number: int
-    job: JobSpec
-    job_id: str = ""
-    status: JobStatus | None = None
-    waited_until: float = field(default_factory=time.monotonic)
-    arrived: int = 0
-    slots: int = 0
-    proved: bool = False
-    draining: bool = False
-    released: bool = False
+#: A job without managers ends by itself in this time, or is cancelled.
+_DESERTED_S = 2.0
 
 
 class Blocks(threading.Thread):
@@ -116,6 +90,7 @@ class Blocks(threading.Thread):
         #: Blocks that have done nothing yet.
         self.unproved: set[int] = set()
         self.failures = 0
+        self.walltime_s = provider.options.walltime_s
         self._number = 0
         self._stirred = threading.Event()
         self._gone = threading.Condition()
@@ -123,7 +98,8 @@ class Blocks(threading.Thread):
         self._busy_at = time.monotonic()
         self._not_before = 0.0
         self._refused_since = 0.0
-        self._watcher = Watcher(provider, self._on_change)
+        noting: Any = Noting(provider, self._waits)
+        self._watcher = Watcher(noting, self._on_change)
 
     # -- called by the hub's thread --------------------------------------------------
 
@@ -131,6 +107,18 @@ class Blocks(threading.Thread):
         """Have the strategy look soon."""
         if not self._stirred.is_set():
             self._stirred.set()
+
+    def look(self) -> None:
+        """Have the scheduler asked soon: a manager is gone, or cannot be reached."""
+        self._watcher.nudge()
+        self.wake()
+
+    def _waits(self, job_ids: Iterable[str], since: float) -> None:
+        """Note that jobs had not begun at a time."""
+        for job_id in job_ids:
+            block = self._by_job.get(job_id)
+            if block is not None and not block.arrived:
+                block.waited_until = since
 
     def deadline(self, number: int) -> float | None:
         """Return when a block ends at the latest (monotonic); None if it is not ours."""
@@ -201,6 +189,7 @@ class Blocks(threading.Thread):
         if self._hub.failure is not None:
             return Decision()
         peers = tuple(self._hub.peers.values())
+        self._find_deserted({peer.block for peer in peers}, now)
         parked = self._hub.parked
         waiting = len(self._hub.queue) + len(parked)
         if waiting:
@@ -209,7 +198,7 @@ class Blocks(threading.Thread):
         if parked and not len(self._hub.queue):
             shortest = min((t.options.walltime_s or 0.0 for t in tuple(parked)), default=0.0)
         views = [
-            _view(block, [p for p in peers if p.block == block.number], now, shortest)
+            view_of(block, [p for p in peers if p.block == block.number], now, shortest)
             for block in tuple(self._live.values())
             if not block.released
         ]
@@ -223,6 +212,18 @@ class Blocks(threading.Thread):
                 limits.max_idle_s,
             )
         return decide(limits, waiting, views, self._slots, now - self._busy_at)
+
+    def _find_deserted(self, manned: set[int], now: float) -> None:
+        """Give blocks back whose managers are all gone, though the job is there."""
+        for block in tuple(self._live.values()):
+            if block.number in manned or not block.arrived or block.released:
+                block.deserted_since = 0.0
+            elif not block.deserted_since:
+                block.deserted_since = now
+            elif now - block.deserted_since > _DESERTED_S:
+                self._release([block])
+                if not block.proved:
+                    self._failed(block, "its managers came and were lost")
 
     def _act(self, decision: Decision) -> None:
         for number in decision.drain:
@@ -285,6 +286,8 @@ class Blocks(threading.Thread):
         self._by_job[block.job_id] = block
         self._watcher.add(block.job_id)
         _log.info("executor %r: block %d is job %s", self._label, block.number, block.job_id)
+        if self._closing:  # while the scheduler thought about it
+            self._release([block])
         return True
 
     def _refused(self, error: ProviderError) -> None:
@@ -308,10 +311,10 @@ class Blocks(threading.Thread):
         if block is None:
             return
         block.status = status
-        if status.state in (JobState.PENDING, JobState.HELD) and not block.arrived:
-            block.waited_until = time.monotonic()
         if status.state.final:
-            self._hub.call(lambda: self._ended(block, status))
+            self._hub.call_and_wait(lambda: self._ended(block, status), _ENDED_S)
+            if block.useless:  # here, not in the hub's thread: this may ask another machine
+                self._failed(block, words_of(status))
             with self._gone:
                 self._forget(block)
                 self._gone.notify_all()
@@ -321,13 +324,12 @@ class Blocks(threading.Thread):
         """Deal with the end of a block, in the hub's thread."""
         near = block.waited_until + block.job.walltime_s - time.monotonic() < _NEAR_END_S
         cut = status.state is not JobState.FAILED or near or block.released
-        why = f"job {block.job_id} ended: {_words(status)}"
+        why = f"job {block.job_id} ended: {words_of(status)}"
         for peer in tuple(self._hub.peers.values()):
             if peer.block == block.number:
                 losses.lost(self._hub, peer, why, cut=cut)
         useless = not block.arrived or (not block.proved and status.state is JobState.FAILED)
-        if useless and not block.released and not self._closing:
-            self._failed(block, _words(status))
+        block.useless = useless and not block.released and not self._closing
 
     def _failed(self, block: Block, reason: str, error: ProviderError | None = None) -> None:
         self.failures += 1
@@ -355,28 +357,3 @@ class Blocks(threading.Thread):
         self._live.pop(block.number, None)
         self._by_job.pop(block.job_id, None)
         self.unproved.discard(block.number)
-
-
-def _view(block: Block, peers: list[Peer], now: float, shortest_s: float) -> BlockView:
-    """Return what the strategy sees of a block.
-
-    `shortest_s` is the time that the shortest of the tasks needs that wait because they
-    are too long.
-    """
-    tasks = sum(len(peer.held) for peer in peers)
-    useful = not block.arrived or any(
-        not peer.draining and peer.ends - now > shortest_s for peer in peers
-    )
-    idle_s = min((now - peer.idle_since for peer in peers), default=0.0) if not tasks else 0.0
-    return BlockView(block.number, block.arrived > 0, block.draining, useful, tasks, idle_s)
-
-
-def _words(status: JobStatus) -> str:
-    words = [str(status.state)]
-    if status.exit_code is not None:
-        words.append(f"exit code {status.exit_code}")
-    if status.signal is not None:
-        words.append(f"signal {status.signal}")
-    if status.reason:
-        words.append(f"({status.reason})")
-    return " ".join(words)

@@ -49,6 +49,7 @@ class Specs:
             function = hub.functions.number(task.app.func)
             if len(self._numbers) >= _MANY_SPECS:
                 self._numbers.clear()
+                self.rows.clear()
             number = self._numbers[key] = self._next
             self._next += 1
             options = task.options

@@ -8,7 +8,7 @@ import os
 import shlex
 import socket
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ssdag.errors import ConfigError, UnsupportedError
@@ -177,10 +177,10 @@ class PilotExecutor(Executor):
         self._hub: PilotHub | None = None
         self._blocks: Blocks | None = None
         self._folder: RunFolder | None = None
-        if self._per_node.accelerators:
-            self.capabilities = Capabilities(
-                walltime=True, resources=Capabilities().resources | {"gpus"}
-            )
+        known = {"gpus"} if self._per_node.accelerators else set()
+        if self._per_node.memory_per_worker_bytes:
+            known.add("memory_bytes")
+        self.capabilities = Capabilities(resources=Capabilities().resources | known)
 
     @property
     def provider(self) -> Provider:
@@ -223,13 +223,22 @@ class PilotExecutor(Executor):
                 f"walltime_s={options.walltime_s:g} survives"
             )
         needs = options.resources
-        if needs is not None:
-            own = max(1, int(self._per_node.cores_per_worker))
-            if needs.cores is not None and needs.cores > own:
-                return f"executor {self.label!r} has {own} cores per worker (cores={needs.cores})"
-            if needs.gpus is not None and self._per_node.accelerators and needs.gpus > 1:
-                return f"executor {self.label!r} has one GPU per worker (gpus={needs.gpus})"
-        return super().check(options, kind)
+        if needs is None:
+            return None
+        most = {"cores": max(1, int(self._per_node.cores_per_worker)), "nodes": 1, "ranks": 1,
+                "gpus": 1, "memory_bytes": self._per_node.memory_per_worker_bytes or 0}  # fmt: skip
+        for item in fields(needs):
+            value = getattr(needs, item.name)
+            if value is None or item.name in ("walltime_s", "priority"):
+                continue
+            if item.name not in self.capabilities.resources:
+                return f"executor {self.label!r} does not manage {item.name} ({value} was asked)"
+            if value > most[item.name]:
+                return (
+                    f"a worker of executor {self.label!r} has {item.name}={most[item.name]} "
+                    f"({value} was asked)"
+                )
+        return None
 
     def job(self, number: int) -> JobSpec:
         """Return the job of a block; what :meth:`start` has made must be there."""

@@ -97,6 +97,7 @@ class PilotHub(threading.Thread):
         self._hungry = False
         self._calls: deque[Callable[[], None]] = deque()
         self._closing = False
+        self._over = False
         #: Why nothing can be run any more.
         self.failure: BaseException | None = None
         self._beaten = self._stolen = 0.0
@@ -135,10 +136,10 @@ class PilotHub(threading.Thread):
         if self._hungry:
             self._hungry = False
             self._wake.set()
+        elif self._over and self.failure is not None:
+            losses.fail_waiting(self, self.failure)  # there is nobody to do it any more
         elif self.failure is not None:
             self.call(self.fail_if_hopeless)
-            if not self.is_alive():
-                self.fail_if_hopeless()
         elif not self.peers:
             self.changed()
 
@@ -151,6 +152,8 @@ class PilotHub(threading.Thread):
         """Have a function called by the hub's thread; wait for that if it is safe."""
         if threading.current_thread() is self:
             function()
+            return
+        if self._over:
             return
         done = threading.Event()
 
@@ -300,7 +303,8 @@ class PilotHub(threading.Thread):
             peer = self.peers.get(identity)
             if peer is not None and not peer.unreachable_since:
                 peer.unreachable_since = time.monotonic()
-                self.changed()
+                if self.blocks is not None:
+                    self.blocks.look()
 
     def refuse(self, identity: bytes, reason: str) -> None:
         """Tell a manager to end, and why."""
@@ -322,6 +326,10 @@ class PilotHub(threading.Thread):
     def block_deadline(self, block: int) -> float | None:
         """Return when a block ends at the latest; None if there is no such block."""
         return None if self.blocks is None else self.blocks.deadline(block)
+
+    def block_walltime_s(self) -> float:
+        """Return the time limit of blocks."""
+        return float("inf") if self.blocks is None else self.blocks.walltime_s
 
     def arrived(self, peer: Peer) -> None:
         """Take note of a manager that has come."""
@@ -359,9 +367,12 @@ class PilotHub(threading.Thread):
     def _end(self, error: SsdagError) -> None:
         """Leave nobody waiting, and no manager that thinks that it is needed."""
         self.failure = self.failure or error
+        self._over = True  # whoever comes now learns of the failure
         try:
             losses.fail_everything(self, error)
         finally:
+            while self._calls:  # somebody waits for them
+                self._calls.popleft()()
             for peer in self.peers.values():
                 peer.channel.post(Kind.SHUTDOWN, b"")
             for confirm in self.confirms.values():

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from ssdag.executors.pilot.hub import PilotHub
     from ssdag.tasks import Task
 
+#: From the start of a job to that of its managers: modules, worker_init, launcher.
+_LONGEST_START_S = 600.0
+
 _log = logging.getLogger("ssdag.executors")
 
 
@@ -64,10 +67,15 @@ def greet(hub: PilotHub, identity: bytes, body: Any) -> None:
             hub.refuse(other.identity, "another manager has taken its place")
     channel = Channel(hub.sender(identity), hub.keys.hub_token)
     peer = Peer(identity, block, name, int(hello["workers"]), channel)
-    peer.ends = deadline
+    now = time.monotonic()
     if hello.get("ends_in_s") is not None:
-        peer.ends = min(peer.ends, time.monotonic() + float(hello["ends_in_s"]))
-    peer.life_s = peer.ends - time.monotonic()
+        peer.ends = now + float(hello["ends_in_s"])
+    else:
+        # Should nobody have been able to say that the job waited: it began not long
+        # before its manager.
+        began = now - float(hello.get("age_s", 0.0)) - _LONGEST_START_S
+        peer.ends = max(deadline, began + hub.block_walltime_s())
+    peer.life_s = peer.ends - now
     hub.peers[identity] = peer
     hub.roomy.add(peer)
     _welcome(hub, identity)

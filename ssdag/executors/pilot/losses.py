@@ -69,7 +69,8 @@ def lost(hub: PilotHub, peer: Peer, why: str, *, cut: bool) -> None:
     if outcomes:
         hub.sink.finished(outcomes)
     hub.fail_if_hopeless()
-    hub.changed()
+    if hub.blocks is not None:
+        hub.blocks.look()
 
 
 def _loss(peer: Peer, task: Task, why: str, cut: bool) -> WorkerLostError:

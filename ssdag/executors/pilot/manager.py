@@ -29,6 +29,7 @@ import pickle
 import secrets
 import signal
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 from ssdag.errors import ConfigError, ProviderError
@@ -48,6 +49,7 @@ _RANKS = ("SSDAG_NODE_RANK", "SLURM_PROCID", "PMIX_RANK", "PMI_RANK", "OMPI_COMM
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: What was sent last gets so long to leave.
 _LAST_WORDS_S = 1.0
+_BORN = time.monotonic()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,7 +92,7 @@ def _serve(contact_path: str, block: int) -> int:
     try:
         welcome = session.greet({
             "node": node, "rank": rank, "workers": workers, "cores": len(cores),
-            "pid": os.getpid(), "ends_in_s": ends_in_s(),
+            "pid": os.getpid(), "ends_in_s": ends_in_s(), "age_s": time.monotonic() - _BORN,
         })  # fmt: skip
         _settle(welcome)
         folder = make_folder()

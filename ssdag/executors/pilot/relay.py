@@ -14,15 +14,15 @@ import os
 import pickle
 import sys
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ssdag.executors.local import dispatch, revoking
 from ssdag.executors.local.hub import Hub
 from ssdag.executors.local.messages import ERROR, PATH, PLAIN, SKIPPED, collect
+from ssdag.executors.pilot.parcels import ForeignFunctions, Parcel, Raw
 from ssdag.executors.pilot.protocol import CANCELLED, Kind, clock
 from ssdag.states import TaskState
 from ssdag.tasks import AppSpec, Options, Task
-from ssdag.wire.functions import FunctionTable
 from ssdag.wire.serialize import dump_error
 from ssdag.wire.shared import Handle
 
@@ -45,68 +45,6 @@ _NOTE_S = 0.003
 _NOTE_EVERY_S = 0.02
 #: With so many bytes on their way to the driver no more tasks begin.
 _MOST_UNSENT_BYTES = 256 << 20
-
-
-class Parcel(Task):
-    """A task as a manager sees it.
-
-    Attributes
-    ----------
-    seq : int
-        The driver's number of this attempt.
-    told : bool
-        The driver knows that a worker holds it.
-    """
-
-    __slots__ = ("seq", "told")
-
-    def __init__(self, app: AppSpec, args: Any, options: Options, seq: int, task_id: int) -> None:
-        super().__init__(app, args, None, options, _NOBODY)
-        self.seq = seq
-        self.told = False
-        self.task_id = task_id
-        self.state = TaskState.READY
-
-
-class _Nobody:
-    """Stands where tasks have their engine."""
-
-    def cancel(self, task: Task) -> bool:
-        return False
-
-    def lift(self, future: Any, kind: str, key: Any) -> Any:
-        raise AttributeError
-
-
-_NOBODY = _Nobody()
-
-
-class _Raw(NamedTuple):
-    """A result as it came."""
-
-    code: int
-    payload: Any
-    buffers: list[Any]
-
-
-class _ForeignFunctions(FunctionTable):
-    """Functions under the driver's numbers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._pickled: dict[int, bytes] = {}
-
-    def keep(self, number: int, blob: bytes) -> None:
-        """Keep a function's bytes."""
-        self._pickled[number] = blob
-
-    def number(self, func: Any) -> int:
-        """Return what stands in place of the function: its number."""
-        return int(func)
-
-    def blob(self, number: int) -> bytes:
-        """Return the bytes of a function."""
-        return self._pickled[number]
 
 
 class Relay(Hub):
@@ -135,7 +73,7 @@ class Relay(Hub):
         worker_env: Callable[[int], tuple[dict[str, str], Sequence[int]]],
     ) -> None:
         super().__init__(session.label, workers, folder, threshold, {}, self)
-        self.functions: _ForeignFunctions = _ForeignFunctions()
+        self.functions: ForeignFunctions = ForeignFunctions()
         self.session = session
         #: Why the loop ended; empty if it failed.
         self.why = ""
@@ -260,7 +198,7 @@ class Relay(Hub):
             code, count = PLAIN, 0
             if outcome.error is not None:
                 code, value = ERROR, dump_error(outcome.error)
-            elif type(value) is _Raw:
+            elif type(value) is Raw:
                 code, value, buffers = value
                 count = len(buffers)
                 self._buffers += buffers
@@ -369,4 +307,4 @@ class Relay(Hub):
     ) -> tuple[Any, BaseException | None]:
         """Pass a result on."""
         own = collect(entries, buffers, link.lend) if entries else []
-        return _Raw(code, value, [b.attach() if isinstance(b, Handle) else b for b in own]), None
+        return Raw(code, value, [b.attach() if isinstance(b, Handle) else b for b in own]), None
