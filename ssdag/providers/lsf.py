@@ -2,8 +2,7 @@
 """IBM Spectrum LSF 10.1, classic and CSM (Summit and its kin).
 
 ``bjobs`` ends with 255 beside rows that are right, puts records with an ERROR among the
-others, and may print nothing at all on a bad day. So rows count, not return codes; and
-only what it says of unknown jobs makes a job missing.
+others, and may print nothing at all on a bad day: rows count, return codes do not.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, ClassVar
 
 from ssdag.errors import UnsupportedError
-from ssdag.launchers.mpirun import MpirunLauncher
+from ssdag.launchers import JsrunLauncher, MpirunLauncher
 from ssdag.providers import nodefile
 from ssdag.providers.base import Allocation, JobSpec, JobStatus
 from ssdag.providers.batch import BatchProvider, QueryError
@@ -32,8 +31,10 @@ if TYPE_CHECKING:
     from ssdag.providers.commands import Answer
 
 _FIELDS = "jobid jobindex stat exit_code exit_reason exec_host pend_reason"
-_CANCELLED = re.compile(r"TERM_(FORCE_)?(OWNER|ADMIN)\b|TERM_ORPHAN_SYSTEM")
-_OUT_OF_TIME = re.compile(r"TERM_(RUNLIMIT|DEADLINE|WINDOW)\b")
+_REASONS = (
+    (re.compile(r"TERM_(FORCE_)?(OWNER|ADMIN)\b|TERM_ORPHAN_SYSTEM"), JobState.CANCELLED),
+    (re.compile(r"TERM_(RUNLIMIT|DEADLINE|WINDOW)\b"), JobState.TIMEOUT),
+)
 
 
 class LSFProvider(BatchProvider):
@@ -68,7 +69,6 @@ class LSFProvider(BatchProvider):
     redirect = True
     gone_pattern = re.compile(r"No matching job found|Job has already finished|is not found")
     unreachable_pattern = re.compile(r"Cannot connect to LSF|(LSF|LIM) is down|not responding")
-    launcher_name = "JsrunLauncher"
 
     def directives(self, job: JobSpec) -> list[str]:
         """See :meth:`BatchProvider.directives`."""
@@ -146,10 +146,8 @@ class LSFProvider(BatchProvider):
             return JobStatus(state, reason=record["PEND_REASON"].rstrip(";"), hosts=hosts)
         if state is JobState.COMPLETED:
             return JobStatus(state, 0, hosts=hosts)
-        if _CANCELLED.search(reason):
-            state = JobState.CANCELLED
-        elif _OUT_OF_TIME.search(reason):
-            state = JobState.TIMEOUT
+        for pattern, other in _REASONS:
+            state = other if pattern.search(reason) else state
         # Shells end with 128 + N too: a signal for sure only where LSF says so.
         code = int(record["EXIT_CODE"] or 0)
         end = ended(None, code - 128) if code > 128 and "TERM_" in reason else ended(code or None)
@@ -178,9 +176,11 @@ class LSFProvider(BatchProvider):
 
     def launcher(self) -> Launcher:
         """Return jsrun's launcher where there is one, or else that of ``mpirun``."""
-        if not self._launcher and not shutil.which("jsrun"):
-            self._launcher = MpirunLauncher()
-        return super().launcher()
+        if not self._launcher:
+            hosts = tuple(node.host for node in here.nodes) if (here := self.allocation()) else ()
+            found = shutil.which("jsrun")
+            self._launcher = JsrunLauncher(hosts=hosts) if found else MpirunLauncher()
+        return self._launcher
 
 
 def _compute(slots: Mapping[str, int]) -> dict[str, int]:

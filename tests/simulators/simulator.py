@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = Path(__file__).with_name("command.py")
+LAUNCH = Path(__file__).with_name("launch.py")
 
 
 class Simulator:
@@ -77,8 +78,14 @@ class Simulator:
 
     def _shim(self, name: str) -> None:
         words = [sys.executable, "-I", "-S", str(COMMAND), str(self.folder), name]
+        text = f'exec {shlex.join(words)} "$@"\n'
+        launch = shlex.join([sys.executable, "-I", "-S", str(LAUNCH), name])
+        if name in ("jsrun", "aprun"):
+            text = f'exec {launch} "$@"\n'
+        elif name == "flux":
+            text = f'if [ "$1" = run ]; then shift; exec {launch} "$@"; fi\n{text}'
         shim = self.bin / name
-        shim.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+        shim.write_text(f"#!/bin/sh\n{text}")
         shim.chmod(0o755)
 
     def __enter__(self) -> Simulator:

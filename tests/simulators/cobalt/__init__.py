@@ -19,7 +19,7 @@ class Dialect:
     """The commands of Cobalt."""
 
     HOST = "{}"
-    COMMANDS = ("qsub", "qstat", "qdel")
+    COMMANDS = ("qsub", "qstat", "qdel", "aprun")
     QUEUES = ("default", "debug")
 
     def __init__(self, cluster: Cluster) -> None:

@@ -92,6 +92,7 @@ class Dialect:
             **job.facts["env"],
             "FLUX_URI": f"local://{self.cluster.folder}/spool/{job.number}",
             "SSDAG_TEST_FLUX_JOB": str(job.number),
+            "SSDAG_TEST_FLUX_HOSTS": ",".join(job.hosts),
         }
 
     def _version(self, request: Request, argv: list[str]) -> Answer:

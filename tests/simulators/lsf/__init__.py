@@ -20,7 +20,7 @@ class Dialect:
     """The commands of LSF."""
 
     HOST = "a01n{:02d}"
-    COMMANDS = ("bsub", "bjobs", "bkill", "lsid")
+    COMMANDS = ("bsub", "bjobs", "bkill", "lsid", "jsrun")
     LAUNCH_HOST = "batch1"
     QUEUES = ("normal", "debug")
 
