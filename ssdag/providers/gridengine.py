@@ -16,17 +16,18 @@ from shlex import quote
 from typing import TYPE_CHECKING, ClassVar
 
 from ssdag.errors import UnsupportedError
+from ssdag.launchers.mpiexec import MpiexecLauncher
 from ssdag.providers import gridengine_answers as answers
 from ssdag.providers import script as scripts
-from ssdag.providers.base import Allocation, JobSpec, JobStatus, Node
+from ssdag.providers.base import Allocation, JobSpec, JobStatus
 from ssdag.providers.batch import BatchProvider
-from ssdag.providers.gpus import visible_gpus
 from ssdag.providers.options import clock_of, megabytes_of
 from ssdag.states import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ssdag.launchers.base import Launcher
     from ssdag.providers.commands import Answer
 
 _HIDDEN_EXIT_CODE = 98
@@ -86,8 +87,7 @@ class GridEngineProvider(BatchProvider):
             )
         # A name is a label there, with few letters allowed; our files keep the real one.
         label = re.sub(r"[^\w.+-]|^(?=\d)", "_", scripts.one_line("the name", job.name), flags=re.A)
-        memory = job.memory_per_node_bytes
-        per_slot = -(-memory // (job.cores_per_node or 1)) if memory else 0
+        per_slot = -(-(job.memory_per_node_bytes or 0) // (job.cores_per_node or 1))
         texts = [
             "-S /bin/bash",
             f"-N {label}",
@@ -106,25 +106,19 @@ class GridEngineProvider(BatchProvider):
         ):
             if value:
                 texts.append(f"{mark} {_word(mark, str(value))}")
-        if memory:
+        if per_slot:
             texts.append(f"-l h_vmem={megabytes_of(per_slot)}M")
         if job.exclusive:
             texts.append("-l exclusive=true")
         return texts
 
-    def script(self, job: JobSpec) -> str:
-        """See :meth:`Provider.script`."""
-        text = super().script(job)
-        body = "\n".join((*job.commands, job.worker_init))
-        if re.search(r"^\s*#\$", body, re.MULTILINE):
+    def first_lines(self, job: JobSpec) -> list[str]:
+        """Look how jobs ended that must end *well*: -hold_jid lets go in any case."""
+        if re.search(r"^\s*#\$", "\n".join((*job.commands, job.worker_init)), re.MULTILINE):
             raise UnsupportedError(
                 f"job {job.name!r}: a line begins with #$, which Grid Engine takes for options "
                 "wherever it stands; use directives="
             )
-        return text
-
-    def first_lines(self, job: JobSpec) -> list[str]:
-        """Wait for jobs that must end *well*: -hold_jid lets go when they end somehow."""
         lines = []
         for job_id in job.after:
             spec = self._jobs.spec(job_id)
@@ -192,20 +186,14 @@ class GridEngineProvider(BatchProvider):
 
         Grid Engine tells a job neither its memory nor its end.
         """
-        job_id = env.get("JOB_ID")
-        if not job_id or "SGE_ROOT" not in env or "NSLOTS" not in env:
-            return None
-        task = env.get("SGE_TASK_ID", "undefined")
-        gpus = visible_gpus(env) or ()
-        path = env.get("PE_HOSTFILE")
-        if path:
-            with open(path, encoding="utf-8") as file:
-                rows = [line.split() for line in file if line.strip()]
-            nodes = [Node(row[0], int(row[1]), gpus) for row in rows]
-        else:
-            nodes = [Node(env.get("HOSTNAME") or os.uname().nodename, int(env["NSLOTS"]), gpus)]
-        own = job_id if task == "undefined" else f"{job_id}.{task}"
-        return Allocation(self.name, own, tuple(nodes))
+        found = answers.nodes_of_job(env)
+        return None if found is None else Allocation(self.name, *found)
+
+    def launcher(self) -> Launcher:
+        """See :meth:`Provider.launcher`: over several hosts it is Hydra, which uses qrsh."""
+        if self._launcher is None and self.options.nodes_per_block > 1:
+            self._launcher = MpiexecLauncher()
+        return super().launcher()
 
 
 def _word(mark: str, text: str) -> str:

@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What Grid Engine says of jobs: all its states, and its answers read. Pure but for warnings.
+"""What Grid Engine says of jobs, and to them: all its states, and its answers read.
 
 After the manual pages qstat(1), qacct(1) and sge_status(5) of 8.1.9.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from ssdag.providers.base import JobStatus
+from ssdag.errors import ProviderError
+from ssdag.providers.base import JobStatus, Node
 from ssdag.providers.batch import QueryError
+from ssdag.providers.gpus import visible_gpus
 from ssdag.providers.records import ended
 from ssdag.states import JobState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from ssdag.providers.commands import Answer
 
@@ -104,3 +107,28 @@ def _end(failed: int, words: str, code: int, hosts: tuple[str, ...]) -> JobStatu
         return JobStatus(JobState.FAILED, exit_code, signal, f"failed {failed}: {words}", hosts)
     end = ended(None if signal else code, signal)
     return JobStatus(end.state, end.exit_code, end.signal, end.reason, hosts)
+
+
+def nodes_of_job(env: Mapping[str, str]) -> tuple[str, tuple[Node, ...]] | None:
+    """Return the id and the nodes of the job whose environment this is; None if it is none.
+
+    Raises
+    ------
+    ProviderError
+        The list of its hosts cannot be read.
+    """
+    job_id, slots = env.get("JOB_ID"), env.get("NSLOTS")
+    if not job_id or not slots or "SGE_ROOT" not in env:
+        return None
+    gpus = visible_gpus(env) or ()
+    if path := env.get("PE_HOSTFILE"):
+        try:
+            with open(path, encoding="utf-8") as file:
+                rows = [line.split() for line in file if line.strip()]
+            nodes = tuple(Node(row[0], int(row[1]), gpus) for row in rows)
+        except (OSError, ValueError, IndexError) as error:
+            raise ProviderError(f"the list of the job's hosts cannot be read: {error}") from error
+    else:
+        nodes = (Node(env.get("HOSTNAME") or os.uname().nodename, int(slots), gpus),)
+    task = env.get("SGE_TASK_ID", "undefined")
+    return job_id if task == "undefined" else f"{job_id}.{task}", nodes

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from ssdag.launchers.base import Step
 from ssdag.providers import GridEngineProvider, detect
 from ssdag.providers.script import exit_path
 from ssdag.states import JobState
@@ -66,6 +70,22 @@ def test_accounting_tells_of_what_no_script_has_written(system: System, tmp_path
     status = wait_for(system, provider, job_id, lambda found: found.state.final)
     assert (status.state, status.signal) == (JobState.FAILED, 9)
     assert provider.runner.read(exit_path(job, job_id), 10) is None
+
+
+def test_steps_run_on_all_hosts(system: System, tmp_path: Path) -> None:
+    bin_folder = os.path.dirname(sys.executable)
+    if not os.path.exists(os.path.join(bin_folder, "mpiexec.hydra")):
+        pytest.skip("no mpiexec.hydra beside Python: pip install mpich")
+    assert system.two_nodes is not None
+    provider = make(system, **system.two_nodes)
+    step = Step(("hostname",), ranks=2, nodes=2, ranks_per_node=1)
+    line = shlex.join(provider.launcher().command(step))
+    # Hydra needs qrsh, which a site has on its jobs' PATH.
+    path = f"export PATH={shlex.quote(bin_folder)}:$SGE_ROOT/bin/$SGE_ARCH:$PATH"
+    job = provider.job("steps", [path, line], tmp_path)
+    status = wait_for(system, provider, provider.submit(job), lambda found: found.state.final)
+    assert status.state is JobState.COMPLETED, (tmp_path / "steps.err").read_text()
+    assert len(set((tmp_path / "steps.out").read_text().split())) == 2
 
 
 def test_auto_finds_it(system: System) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ssdag.errors import SubmitError, UnsupportedError
+from ssdag.errors import ProviderError, SubmitError, UnsupportedError
 from ssdag.providers import GridEngineProvider
 from ssdag.providers.base import JobStatus
 from ssdag.states import JobState
@@ -278,3 +278,13 @@ def test_the_allocation_is_read_from_the_host_file(
     assert alone is not None
     assert (alone.job_id, alone.nodes[0].host, alone.nodes[0].cores) == ("7.3", "sge9", 6)
     assert provider.allocation({"JOB_ID": "7"}) is None
+    with pytest.raises(ProviderError, match="cannot be read"):
+        provider.allocation({**env, "PE_HOSTFILE": str(tmp_path / "none")})
+
+
+def test_steps_over_several_hosts_are_started_by_hydra(provider: GridEngineProvider) -> None:
+    assert provider.launcher().name == "single"
+    several = GridEngineProvider(nodes_per_block=2, parallel_environment="mpi")
+    assert several.launcher().name == "mpiexec"
+    own = GridEngineProvider(nodes_per_block=2, launcher=provider.launcher())
+    assert own.launcher() is provider.launcher()

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import doctest
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssdag.providers import hostlists
+from ssdag.providers import hostlists, options
 
 
 @pytest.mark.parametrize(
@@ -76,3 +78,10 @@ def test_repeated_numbers() -> None:
     for text in ("", "x", "2(x)", "2(x2", "2,,3", "1(x9999999999)"):
         with pytest.raises(ValueError, match="not of the form"):
             hostlists.repeated(text)
+
+
+def test_the_examples_of_the_documentation_are_true() -> None:
+    for module in (hostlists, options):
+        found = doctest.testmod(module)
+        assert found.attempted
+        assert not found.failed
