@@ -8,6 +8,7 @@ import shutil
 import socket
 import tempfile
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ssdag.errors import ConfigError, UnsupportedError
@@ -18,6 +19,7 @@ from ssdag.executors.allocation.request import request_of
 from ssdag.executors.allocation.slots import SlotTable
 from ssdag.executors.base import Capabilities, Executor
 from ssdag.launchers import Launcher, SingleLauncher
+from ssdag.launchers.named import launcher_of
 from ssdag.providers.base import Node, Provider
 from ssdag.wire import guard
 
@@ -49,9 +51,9 @@ class AllocationExecutor(Executor):
     ----------
     provider : Provider or str
         Who knows the allocation: an object, a name such as "slurm", or "auto".
-    launcher : Launcher, optional
-        What starts steps; by default the provider's, and on a machine without scheduler
-        the ``mpiexec`` or ``mpirun`` that is found.
+    launcher : Launcher or str, optional
+        What starts steps, or its name, such as "mpiexec"; by default the provider's, and
+        on a machine without scheduler the ``mpiexec`` or ``mpirun`` that is found.
     label : str
         Its name, for ``executors=`` of apps.
     nodes : int or sequence of Node, optional
@@ -84,7 +86,7 @@ class AllocationExecutor(Executor):
         self,
         provider: Provider | str = "auto",
         *,
-        launcher: Launcher | None = None,
+        launcher: Launcher | str | Mapping[str, Any] | None = None,
         label: str = "allocation",
         nodes: int | Sequence[Node] | None = None,
         folder: str | os.PathLike[str] | None = None,
@@ -95,13 +97,13 @@ class AllocationExecutor(Executor):
         super().__init__(label)
         if not isinstance(provider, (Provider, str)):
             raise ConfigError(f"provider={provider!r}: a Provider, its name or 'auto' is needed")
-        if launcher is not None and not isinstance(launcher, Launcher):
-            raise ConfigError(f"launcher={launcher!r}: a Launcher is needed")
+        if launcher is not None and not isinstance(launcher, (Launcher, str, Mapping)):
+            raise ConfigError(f"launcher={launcher!r}: a Launcher or its name is needed")
         for name, value in (("reserve_after_s", reserve_after_s), ("grace_s", grace_s)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
                 raise ConfigError(f"{name}={value!r}: seconds >= 0 are needed")
         self._provider = provider
-        self._launcher = launcher
+        self._launcher = None if launcher is None else launcher_of(launcher)
         self._asked = _checked_nodes(nodes)
         self._given_folder = None if folder is None else os.path.abspath(folder)
         self._pin = bool(pin)

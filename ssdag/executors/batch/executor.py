@@ -136,6 +136,11 @@ class BatchExecutor(Executor):
         return 0 if self._watching is None else self._watching.outstanding
 
     @property
+    def parent_folder(self) -> str:
+        """Where the folder of this run is made."""
+        return self._asked_folder
+
+    @property
     def folder(self) -> str:
         """The folder of this run, made on first use."""
         with self._lock:

@@ -40,11 +40,14 @@ class Member:
     task : Task
     program : Program
         What is executed.
+    folders : list of str
+        Of its own files.
     """
 
-    def __init__(self, task: Task, program: Program) -> None:
+    def __init__(self, task: Task, program: Program, folders: list[str]) -> None:
         self.task = task
         self.program = program
+        self.folders = folders
         self.stdout = self.stderr = ""
         self.began: float | None = None
         self.cancelled = False
@@ -193,9 +196,16 @@ class Job:
         began = member.began or 0.0
         return Outcome(task, value, error, began, _monotonic(said["time"]))
 
+    def clean(self, member: Member) -> None:
+        """Remove what only an open member needs."""
+        for folder in member.folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
     def failures(self) -> list[Outcome]:
         """Return the ends of the members of which the runner said nothing."""
         left, self.open = self.open, {}
+        for member in left.values():
+            self.clean(member)
         return [
             Outcome(m.task, error=self._failure(m), started=m.began or 0.0) for m in left.values()
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 import threading
 import time
@@ -77,6 +78,7 @@ class Watching(threading.Thread):
         self._over = False
         self._pause_s = _FIRST_S
         self._alive_at = 0.0
+        self._alive_every_s = min(_ALIVE_S, (executor.lost_after_s or math.inf) / 4)
         self._wake = threading.Condition()
         self._pool = Pool(executor.label, 4)
         self._watcher = Watcher(executor.provider, self._changed)
@@ -140,12 +142,12 @@ class Watching(threading.Thread):
             jobs = list(self._jobs)
         news = [self._read(job) for job in jobs]
         self._pause_s = _FIRST_S if any(news) else min(self._pause_s * 1.5, _LONGEST_S)
-        if jobs and now - self._alive_at > _ALIVE_S:
+        if jobs and now - self._alive_at > self._alive_every_s:
             self._alive_at = now
             self._show_life()
         pauses = [due] if due is not None else []
         if jobs:
-            pauses.append(self._pause_s)
+            pauses.append(min(self._pause_s, self._alive_every_s))
         with self._wake:
             if not self._closing:
                 self._wake.wait(min(pauses) if pauses else None)
@@ -258,16 +260,19 @@ class Watching(threading.Thread):
         folder: str,
         index: int,
     ) -> Member:
+        made: list[str] = []
+
         def make_folder() -> str:
-            path = os.path.join(folder, "calls", str(index))
+            path = os.path.join(folder, "calls", f"{index}-{len(made)}")
             os.makedirs(path, 0o700)
+            made.append(path)
             return path
 
         args, kwargs = localize(args, kwargs)
         call = Call(args, kwargs or {}, task.app.name, task.task_id, request.ranks, make_folder)
         program = _maker(task)(call)
         argv = self._lines.argv(program.argv, request, {})
-        return Member(task, _with_argv(program, argv))
+        return Member(task, _with_argv(program, argv), made)
 
     def _submit(self, job: Job, request: Request) -> None:
         executor = self._executor
@@ -300,6 +305,7 @@ class Watching(threading.Thread):
     def _finish(self, job: Job, ended: list[tuple[Member, dict[str, Any]]]) -> None:
         for member, said in ended:
             outcome = job.outcome(member, said)
+            job.clean(member)
             self._forget([member.task])
             self._sink.finished((outcome,))
 
