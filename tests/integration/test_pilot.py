@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+import ssdag
 from ssdag.errors import ConfigError, UnsupportedError
 from ssdag.executors import PilotExecutor
 from ssdag.providers.local import LocalProvider
@@ -173,6 +174,13 @@ def test_what_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=word):
             PilotExecutor(provider, **options)
+    (tmp_path / "file").touch()
+    for wrong in (
+        PilotExecutor(provider, run_dir=tmp_path / "file" / "in"),
+        PilotExecutor(provider, address="192.0.2.1"),  # no address of ours
+    ):
+        with pytest.raises(ConfigError, match="cannot listen at"):
+            ssdag.load(ssdag.Config(executors=[wrong]))
     nobody: Any = 3
     with pytest.raises(ConfigError, match="a Provider is needed"):
         PilotExecutor(nobody)

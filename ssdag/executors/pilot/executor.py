@@ -36,6 +36,11 @@ _log = logging.getLogger("ssdag.executors")
 
 #: A cancel waits so long for the manager's answer.
 _CANCEL_WAIT_S = 0.5
+#: Launchers that would give a manager one core of its node, and how they give all.
+_WHOLE_NODES = {
+    "jsrun": ("--cpu_per_rs=ALL_CPUS", "--gpu_per_rs=ALL_GPUS"),
+    "flux": ("--exclusive",),
+}
 _SWITCH_INTERVAL_S = 0.0005
 
 
@@ -268,6 +273,7 @@ class PilotExecutor(Executor):
                 return argv
             launcher = self._provider.launcher()
         layout: dict[str, Any] = {"ranks": nodes, "nodes": nodes, "ranks_per_node": 1}
+        layout["options"] = _WHOLE_NODES.get(launcher.name, ())
         try:  # beside other steps, on all cores of the node
             return launcher.command(Step(tuple(argv), **layout, binding="none", overlap=True))
         except UnsupportedError:
@@ -284,14 +290,21 @@ class PilotExecutor(Executor):
         keys = Keys.make(self._encrypt)
         self._pid = os.getpid()
         hub = PilotHub(self.label, keys, sink, self._beat_s, self._limit_s, self._drain_s)
-        port = hub.bind(self._bind)
-        self._folder = RunFolder(self._run_dir, self.label)
-        self._folder.write({
-            "label": self.label, "host": socket.gethostname(), "port": port,
-            "addresses": self._addresses, "wishes": self._wishes,
-            "heartbeat_s": self._beat_s, "heartbeat_limit_s": self._limit_s,
-            "threshold_bytes": self._threshold,
-        }, keys)  # fmt: skip
+        try:
+            port = hub.bind(self._bind)
+            self._folder = RunFolder(self._run_dir, self.label)
+            self._folder.write({
+                "label": self.label, "host": socket.gethostname(), "port": port,
+                "addresses": self._addresses, "wishes": self._wishes,
+                "heartbeat_s": self._beat_s, "heartbeat_limit_s": self._limit_s,
+                "threshold_bytes": self._threshold,
+            }, keys)  # fmt: skip
+        except OSError as error:
+            hub.close()
+            raise ConfigError(
+                f"executor {self.label!r} cannot listen at {self._bind}, or make a folder in "
+                f"run_dir={os.fspath(self._run_dir)!r}: {error}"
+            ) from error
         hub.blocks = self._blocks = Blocks(
             self.label, self._provider, hub,
             Limits(options.min_blocks, options.max_blocks, options.parallelism, self._max_idle_s),

@@ -115,10 +115,25 @@ class PilotHub(threading.Thread):
         self._poller.register(self._wake.fd, zmq.POLLIN)
 
     def bind(self, address: str) -> int:
-        """Listen on an address, at a free port that is returned; before :meth:`start`."""
-        self._socket.bind(f"tcp://{address}:*")
+        """Listen on an address, at a free port that is returned; before :meth:`start`.
+
+        Raises
+        ------
+        OSError
+            It is no address of this machine.
+        """
+        try:
+            self._socket.bind(f"tcp://{address}:*")
+        except self._zmq.ZMQError as error:
+            raise OSError(error.errno, str(error)) from error
         endpoint = self._socket.getsockopt_string(self._zmq.LAST_ENDPOINT)
         return int(endpoint.rpartition(":")[2])
+
+    def close(self) -> None:
+        """Close the sockets; what was sent to managers gets a moment to leave."""
+        self._socket.close()
+        self._gate.socket.close()
+        self._context.term()
 
     # -- called from other threads ---------------------------------------------------
 
@@ -377,6 +392,4 @@ class PilotHub(threading.Thread):
                 peer.channel.post(Kind.SHUTDOWN, b"")
             for confirm in self.confirms.values():
                 confirm.set()
-            self._socket.close()
-            self._gate.socket.close()
-            self._context.term()
+            self.close()

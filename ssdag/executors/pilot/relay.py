@@ -43,6 +43,8 @@ _FULL_BATCH = 64
 #: What workers hold is told once it is so old, and so often at most.
 _NOTE_S = 0.003
 _NOTE_EVERY_S = 0.02
+#: A task that has run for less is not worth telling.
+_QUICK_NS = 2_000_000
 #: With so many bytes on their way to the driver no more tasks begin.
 _MOST_UNSENT_BYTES = 256 << 20
 
@@ -212,14 +214,14 @@ class Relay(Hub):
     def _flush_if_due(self, now: float) -> float | None:
         """Send what there is, or return how long it may wait for more."""
         left: float | None = None
+        if self._note_due and self._note_due <= now:
+            self._note_due, self._last_note = 0.0, now
+            self._note()
         if self._stirred and not self._note_due:
             self._note_due = max(now + _NOTE_S, self._last_note + _NOTE_EVERY_S)
         self._stirred = False
-        if self._note_due > now:
+        if self._note_due:
             left = self._note_due - now
-        elif self._note_due:
-            self._note_due, self._last_note = 0.0, now
-            self._note()
         if not (self._results or self._begun or self._running):
             return left
         wait = self._flushed + self.session.window_s - now
@@ -229,16 +231,27 @@ class Relay(Hub):
         return wait if left is None else min(left, wait)
 
     def _note(self) -> None:
-        """Note which tasks workers hold, for the case that we vanish."""
+        """Note which tasks workers hold, for the case that we vanish.
+
+        Not those of a worker that does one after the other: they end before it is known.
+        """
+        now_ns = time.monotonic_ns()
         for link in self.links:
-            for parcel in link.fifo:
+            if not link.fifo:
+                continue
+            since_ns = link.running()[2]
+            if now_ns - since_ns < _QUICK_NS or not since_ns:
+                self._stirred = True  # look again
+                continue
+            for parcel in reversed(link.fifo):
                 if parcel is None:
                     continue
                 assert isinstance(parcel, Parcel)
-                if not parcel.told:
-                    parcel.told = True
-                    self._begun.append(parcel.seq)
-            head = link.fifo[0] if link.fifo else None
+                if parcel.told:
+                    break  # and so are those before it
+                parcel.told = True
+                self._begun.append(parcel.seq)
+            head = link.fifo[0]
             if head is not None and head.state == TaskState.LAUNCHED:
                 assert isinstance(head, Parcel)
                 head.state = TaskState.RUNNING
