@@ -44,11 +44,6 @@ class GridEngineProvider(BatchProvider):
     **options
         See :class:`~ssdag.providers.batch.BatchProvider`. ``exclusive`` is False by
         default, since it needs a resource called "exclusive" that not every site has.
-
-    Raises
-    ------
-    ConfigError
-        An option is unknown or has a wrong value.
     """
 
     name = "gridengine"
