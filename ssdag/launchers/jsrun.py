@@ -148,6 +148,8 @@ class JsrunLauncher(Launcher):
                 found["cwd"] = value
             elif flag == "--bind":
                 bind = value
+            elif value in ("ALL_CPUS", "ALL_GPUS"):  # of a host; a step has no word for it
+                options = (*options, f"{flag}={value}")
             else:
                 counts[flag] = number(flag, value)
         if counts:

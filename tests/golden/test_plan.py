@@ -94,6 +94,18 @@ def test_scripts_are_shell_and_launch_lines_read_back(path: Path) -> None:
             assert executor.label in plan(None, path)
 
 
+def test_the_plan_of_a_system_that_ssh_reaches(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(
+        '[[executors]]\nkind = "pilot"\npython = "/opt/ssdag/bin/python"\n[executors.provider]\n'
+        'kind = "slurm"\nssh = "me@far.example.org"\nssh_folder = "/scratch/me/ssdag"\n'
+    )
+    text = plan(None, config)
+    assert "workers in blocks of slurm on me@far.example.org" in text
+    assert re.search(r"submit      sbatch --parsable /scratch/me/ssdag/\S+/ssdag-pilot-1.sh", text)
+    assert "launch      /opt/ssdag/bin/python -m ssdag.executors.pilot.manager" in text
+
+
 def command_line(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, "-m", "ssdag.cli.main", "plan", *words],
@@ -116,6 +128,20 @@ def test_the_plan_of_a_script(tmp_path: Path) -> None:
     assert "model <train of task 20.loss> ['a', 'b']" in done.stderr
     assert "model" not in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_the_plan_of_a_sweep_in_jobs(tmp_path: Path) -> None:
+    script = tmp_path / "work.py"
+    script.write_text(
+        "import ssdag\n"
+        "@ssdag.bash_app\ndef f(i): return f'solve {i}'\n"
+        "@ssdag.mpi_app(resources=ssdag.Resources(ranks=32))\ndef g(): return 'solve all'\n"
+        "with ssdag.load():\n    f.map(range(7))\n    g()\n"
+    )
+    text = command_line(str(script), "--config", str(FOLDER / "batch_jobs.toml")).stdout
+    assert "7 x f (bash_app)" in text
+    assert re.search(r"srun .*solve 0\n +in 3 jobs", text)
+    assert re.search(r"srun .*--ntasks=32 .*solve all\n +in 1 job,", text)
 
 
 def test_a_script_without_configuration_and_one_that_fails(tmp_path: Path) -> None:

@@ -69,7 +69,8 @@ def jsrun(words: list[str]) -> Launch:
         launch.hosts = [list(nodes)[int(number) - 1] for number in numbers]
         return launch
     sets, tasks = int(given.get("--nrs", "1")), int(given.get("--tasks_per_rs", "1"))
-    cores = int(given.get("--cpu_per_rs", "1"))
+    asked = given.get("--cpu_per_rs", "1")
+    cores = min(nodes.values()) if asked == "ALL_CPUS" else int(asked)
     per_host = int(given.get("--rs_per_host", "0")) or min(sets, min(nodes.values()) // cores)
     homes = _spread(nodes, sets, per_host, cores)
     launch.hosts = [host for host in homes for _ in range(tasks)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ssdag.cli.plan import recording, steps, text
 from ssdag.config import Config
 from ssdag.executors.allocation import AllocationExecutor
+from ssdag.executors.batch import BatchExecutor
 from ssdag.executors.local.executor import LocalExecutor
 from ssdag.executors.pilot.executor import PilotExecutor
 from ssdag.executors.pilot.scaling import Limits, wanted_blocks
@@ -78,6 +79,11 @@ def _tasks(one: RecordingExecutor) -> list[str]:
         if isinstance(one.real, AllocationExecutor):
             need, line = steps.of_task(one.real, first)
             lines += [text.more(f"  needs {need}"), text.more(f"  {line}")]
+        elif isinstance(one.real, BatchExecutor):
+            need, line = steps.of_member(one.real, first)
+            lines += [text.more(f"  needs {need}"), text.more(f"  {line}")]
+            jobs = -(-len(tasks) // one.real.tasks_per_job)
+            lines.append(text.more(f"  in {text.many(jobs, 'job')}, or more if not ready at once"))
         elif first.command is not None:
             lines.append(text.more(f"  {first.command}"))
     return lines

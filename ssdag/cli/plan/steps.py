@@ -10,12 +10,14 @@ from ssdag.apps.bodies import shell_argv
 from ssdag.errors import SsdagError
 from ssdag.executors.allocation.request import Request, request_of, shown
 from ssdag.executors.allocation.slots import SlotTable
+from ssdag.executors.batch.lines import Lines
 from ssdag.executors.program import LAUNCH_VARIABLE, Program
 from ssdag.providers.base import Node
 
 if TYPE_CHECKING:
     from ssdag.cli.plan.recording import Planned
     from ssdag.executors.allocation import AllocationExecutor
+    from ssdag.executors.batch import BatchExecutor
 
 #: Cores of a node of which nothing is known.
 _CORES = 64
@@ -75,15 +77,29 @@ def prepare(executor: AllocationExecutor) -> None:
 def of_task(executor: AllocationExecutor, task: Planned) -> list[str]:
     """Return what a task needs and the launch line that it gets in an idle allocation."""
     request = request_of(task.options.resources, mpi=task.kind == "mpi")
+    argv, text = _command(task)
+    return [shown(request), _line(executor, argv, text, request)]
+
+
+def of_member(executor: BatchExecutor, task: Planned) -> list[str]:
+    """Return what a task needs and the command line that it gets in its job."""
+    request = request_of(task.options.resources, mpi=task.kind == "mpi")
+    argv, _ = _command(task)
+    try:
+        line = shlex.join(Lines(executor.provider, executor.options).argv(argv, request, {}))
+    except SsdagError as error:
+        line = f"(it cannot be launched: {error})"
+    return [shown(request), line]
+
+
+def _command(task: Planned) -> tuple[tuple[str, ...], str]:
+    """Return argument list and text of a task's command."""
     if task.command is None:
         argv: tuple[str, ...] = ("python", f"{task.app}()")
-        text = " ".join(argv)
-    elif isinstance(task.command, str):
-        text = task.command
-        argv = shell_argv(text, task.app)
-    else:
-        argv, text = task.command, shlex.join(task.command)
-    return [shown(request), _line(executor, argv, text, request)]
+        return argv, " ".join(argv)
+    if isinstance(task.command, str):
+        return shell_argv(task.command, task.app), task.command
+    return task.command, shlex.join(task.command)
 
 
 def _line(executor: AllocationExecutor, argv: tuple[str, ...], text: str, request: Request) -> str:

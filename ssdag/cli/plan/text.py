@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from typing import TYPE_CHECKING
 
 from ssdag.cli.plan import steps
 from ssdag.errors import SsdagError
 from ssdag.executors.allocation import AllocationExecutor
+from ssdag.executors.allocation.request import request_of
+from ssdag.executors.batch import BatchExecutor
 from ssdag.executors.local.executor import LocalExecutor
 from ssdag.executors.pilot.executor import PilotExecutor
 from ssdag.executors.threads import ThreadExecutor
 from ssdag.providers.options import clock_of
 from ssdag.providers.script import base_path
+from ssdag.providers.ssh import SshRunner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,10 +58,12 @@ def of_executor(executor: Executor) -> list[str]:
     head = f"executor {executor.label!r} ({type(executor).__name__})"
     try:
         if isinstance(executor, PilotExecutor):
-            return [f"{head}: workers in blocks of {executor.provider.name}", *_pilot(executor)]
+            return [f"{head}: workers in blocks of {_place(executor.provider)}", *_pilot(executor)]
         if isinstance(executor, AllocationExecutor):
             what = f"steps in an allocation of {executor.provider.name}"
             return [f"{head}: {what}", *steps.of_allocation(executor)]
+        if isinstance(executor, BatchExecutor):
+            return [f"{head}: tasks as jobs of {_place(executor.provider)}", *_batch(executor)]
     except SsdagError as error:
         raise type(error)(f"executor {executor.label!r}: {error}") from error
     if isinstance(executor, LocalExecutor):
@@ -65,6 +71,11 @@ def of_executor(executor: Executor) -> list[str]:
     if isinstance(executor, ThreadExecutor):
         return [f"{head}: {many(executor.capacity, 'thread')} of the driver"]
     return [f"{head}: it starts what it needs itself"]
+
+
+def _place(provider: Provider) -> str:
+    runner = getattr(provider, "runner", None)
+    return f"{provider.name} on {runner.host}" if isinstance(runner, SshRunner) else provider.name
 
 
 # -- pilots ------------------------------------------------------------------------------
@@ -125,6 +136,27 @@ def _ranges(cores: Iterable[int]) -> str:
         else:
             runs.append([core, core])
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+# -- jobs --------------------------------------------------------------------------------
+
+
+def _batch(executor: BatchExecutor) -> Iterable[str]:
+    options = executor.options
+    yield fact(
+        "jobs",
+        f"{executor.max_jobs} at a time at most; each {many(options.nodes_per_block, 'node')} for "
+        f"{clock_of(options.walltime_s)}",
+    )
+    slots = executor.slots or (options.nodes_per_block * (options.cores_per_node or 0))
+    room = f"{slots} of them at a time" if slots else "as many at a time as its cores allow"
+    yield fact("members", f"{executor.tasks_per_job} tasks in a job at most, {room}")
+    folder = os.path.join(executor.parent_folder, f"{executor.label}-RUN", f"{executor.label}-1")
+    command = ["python", os.path.join(folder, "runner.py"), folder]
+    yield from of_job(
+        executor.provider,
+        executor.spec(f"{executor.label}-1", request_of(None), folder, command),
+    )
 
 
 def of_job(provider: Provider, job: JobSpec) -> list[str]:
