@@ -96,7 +96,7 @@ def measure(managers: int, per_message: int, count: int, *, encrypt: bool) -> di
     hub = PilotHub("load", keys, counter, 2.0, 60.0, 0.0)
     blocks: Any = _OneBlock()
     hub.blocks = blocks
-    port = hub.bind("127.0.0.1")
+    port = hub.switchboard.bind("127.0.0.1")
     hub.start()
     crowd = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.hubload", str(port), str(managers), str(per_message)],

@@ -65,8 +65,7 @@ class Stage:
         self.engine: Engine = ssdag.load(ssdag.Config(executors=[self.executor]))
         assert self.executor._hub is not None
         self.hub = self.executor._hub
-        port = self.hub._socket.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2]
-        self.endpoint = f"tcp://127.0.0.1:{port}"
+        self.endpoint = f"tcp://127.0.0.1:{self.hub.switchboard.port}"
         self.keys = self.hub.keys
         self.context: zmq.Context[Any] = zmq.Context()
         self.managers: list[SimulatedManager] = []

@@ -70,7 +70,7 @@ class Hub(threading.Thread):
         self.links: list[Link] = []
         self._folder = folder
         self.env = env
-        self._cwd = _current_folder()
+        self._cwd = current_folder()
         self._wake = Wake()
         self._poll = select.epoll()
         self._poll.register(self._wake.fd, select.EPOLLIN)
@@ -348,8 +348,9 @@ class Hub(threading.Thread):
                 _log.exception("a worker of executor %r could not be ended", self.label)
 
 
-def _current_folder() -> str | None:
+def current_folder() -> str | None:
+    """Return where we are; None if that folder was removed."""
     try:
         return os.getcwd()
-    except FileNotFoundError:  # it was removed
+    except FileNotFoundError:
         return None

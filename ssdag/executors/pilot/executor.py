@@ -285,13 +285,15 @@ class PilotExecutor(Executor):
             raise ConfigError(f"executor {self.label!r} already belongs to an engine")
         from ssdag.executors.pilot.hub import PilotHub
         from ssdag.executors.pilot.security import Keys
+        from ssdag.executors.pilot.switchboard import allow_files
 
         options = self._provider.options
         keys = Keys.make(self._encrypt)
+        allow_files(options.max_blocks * options.nodes_per_block)
         self._pid = os.getpid()
         hub = PilotHub(self.label, keys, sink, self._beat_s, self._limit_s, self._drain_s)
         try:
-            port = hub.bind(self._bind)
+            port = hub.switchboard.bind(self._bind)
             self._folder = RunFolder(self._run_dir, self.label)
             self._folder.write({
                 "label": self.label, "host": socket.gethostname(), "port": port,
@@ -300,7 +302,7 @@ class PilotExecutor(Executor):
                 "threshold_bytes": self._threshold,
             }, keys)  # fmt: skip
         except OSError as error:
-            hub.close()
+            hub.switchboard.close()
             raise ConfigError(
                 f"executor {self.label!r} cannot listen at {self._bind}, or make a folder in "
                 f"run_dir={os.fspath(self._run_dir)!r}: {error}"

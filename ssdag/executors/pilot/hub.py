@@ -6,8 +6,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import math
-import os
 import pickle
 import threading
 import time
@@ -16,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from ssdag.errors import BlockError, SsdagError, WorkerLostError
 from ssdag.executors.base import ReadyQueue
+from ssdag.executors.local.hub import current_folder
 from ssdag.executors.local.wake import Wake
 from ssdag.executors.pilot import dispatch, inbox, losses
 from ssdag.executors.pilot.protocol import ForeignMessageError, Kind, clock_of, kind_of, plain
-from ssdag.executors.pilot.security import Gatekeeper
+from ssdag.executors.pilot.switchboard import Switchboard
 from ssdag.executors.waiting import refuse_waits
 from ssdag.futures import LOCK, owns_lock
 from ssdag.states import TaskState
@@ -36,14 +35,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("ssdag.executors")
 
-#: Messages that are taken before tasks are given out again.
-_MESSAGES = 256
 #: Messages of all managers together that the hub can take in a second, at ease.
 _EASY_RATE = 10_000
 _LONGEST_WINDOW_S = 0.02
 _STEAL_EVERY_S = 0.02
-#: Parts of a message from this size on are not copied into it.
-_NO_COPY_BYTES = 1 << 16
 
 
 class PilotHub(threading.Thread):
@@ -65,8 +60,6 @@ class PilotHub(threading.Thread):
     def __init__(
         self, label: str, keys: Keys, sink: Sink, beat_s: float, limit_s: float, drain_s: float
     ) -> None:
-        import zmq
-
         super().__init__(name=f"ssdag-pilot-{label}", daemon=True)
         self.label = label
         self.keys = keys
@@ -90,10 +83,10 @@ class PilotHub(threading.Thread):
         self.cuts: dict[Task, int] = {}
         #: Cancelled tasks whose managers have not confirmed it.
         self.confirms: dict[int, threading.Event] = {}
-        self.cwd = os.getcwd()
+        self.cwd = current_folder()
         self.blocks: Blocks | None = None
-        self._zmq = zmq
         self._wake = Wake()
+        self.switchboard = Switchboard(keys, self._wake.fd)
         self._hungry = False
         self._calls: deque[Callable[[], None]] = deque()
         self._closing = False
@@ -101,39 +94,6 @@ class PilotHub(threading.Thread):
         #: Why nothing can be run any more.
         self.failure: BaseException | None = None
         self._beaten = self._stolen = 0.0
-        self._context = zmq.Context()
-        self._gate = Gatekeeper(self._context, keys)
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.linger = 500
-        self._socket.sndhwm = self._socket.rcvhwm = 0  # credit bounds what is on its way
-        self._socket.router_mandatory = True
-        self._socket.router_handover = True
-        keys.secure_hub(self._socket)
-        self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(self._gate.socket, zmq.POLLIN)
-        self._poller.register(self._wake.fd, zmq.POLLIN)
-
-    def bind(self, address: str) -> int:
-        """Listen on an address, at a free port that is returned; before :meth:`start`.
-
-        Raises
-        ------
-        OSError
-            It is no address of this machine.
-        """
-        try:
-            self._socket.bind(f"tcp://{address}:*")
-        except self._zmq.ZMQError as error:
-            raise OSError(error.errno, str(error)) from error
-        endpoint = self._socket.getsockopt_string(self._zmq.LAST_ENDPOINT)
-        return int(endpoint.rpartition(":")[2])
-
-    def close(self) -> None:
-        """Close the sockets; what was sent to managers gets a moment to leave."""
-        self._socket.close()
-        self._gate.socket.close()
-        self._context.term()
 
     # -- called from other threads ---------------------------------------------------
 
@@ -225,35 +185,24 @@ class PilotHub(threading.Thread):
         self._hungry = bool(self.roomy)
         if (self._hungry and len(self.queue)) or self._calls:
             timeout_s = 0.0
-        ready = self._poller.poll(math.ceil(timeout_s * 1000))
+        messages, woken = self.switchboard.poll(timeout_s)
         self._hungry = False
-        for source, _ in ready:
-            if source is self._socket:
-                self._receive()
-            elif source is self._gate.socket:
-                self._gate.answer()
-            else:
-                self._wake.clear()
+        if messages:
+            self._receive()
+        if woken:
+            self._wake.clear()
         while self._calls:
             self._calls.popleft()()
 
     def _receive(self) -> None:
-        zmq = self._zmq
-        socket = self._socket
-        for _ in range(_MESSAGES):
+        for identity, parts in self.switchboard.messages():
             try:
-                frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                break
-            parts = [frame.buffer for frame in frames[1:]]
-            try:
-                kind = kind_of(parts[0], self.keys.manager_token)
-                self._take(frames[0].bytes, kind, parts)
+                self._take(identity, kind_of(parts[0], self.keys.manager_token), parts)
             except ForeignMessageError:
                 _log.warning("executor %r: a message of nobody's was dropped", self.label)
             except Exception:  # a manager gone mad must not end the others' hub
                 _log.exception("executor %r: a message cannot be understood", self.label)
-                peer = self.peers.get(frames[0].bytes)
+                peer = self.peers.get(identity)
                 if peer is not None:  # and its tasks must not wait for it
                     losses.lost(self, peer, "what it said made no sense", cut=False)
         if self.outcomes:
@@ -309,17 +258,13 @@ class PilotHub(threading.Thread):
         return functools.partial(self._send, identity)
 
     def _send(self, identity: bytes, parts: Sequence[Any]) -> None:
-        big = any(len(part) >= _NO_COPY_BYTES for part in parts)
-        try:
-            self._socket.send_multipart([identity, *parts], copy=not big)
-        except self._zmq.ZMQError as error:
-            # It will be sent again when the connection is back.
-            _log.debug("executor %r: cannot send: %s", self.label, error)
-            peer = self.peers.get(identity)
-            if peer is not None and not peer.unreachable_since:
-                peer.unreachable_since = time.monotonic()
-                if self.blocks is not None:
-                    self.blocks.look()
+        if self.switchboard.send(identity, parts):
+            return
+        peer = self.peers.get(identity)  # it will be sent again when the connection is back
+        if peer is not None and not peer.unreachable_since:
+            peer.unreachable_since = time.monotonic()
+            if self.blocks is not None:
+                self.blocks.look()
 
     def refuse(self, identity: bytes, reason: str) -> None:
         """Tell a manager to end, and why."""
@@ -392,4 +337,4 @@ class PilotHub(threading.Thread):
                 peer.channel.post(Kind.SHUTDOWN, b"")
             for confirm in self.confirms.values():
                 confirm.set()
-            self.close()
+            self.switchboard.close()
