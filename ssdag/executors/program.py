@@ -9,11 +9,15 @@ what the end of it means; any other body is executed by an interpreter of its ow
 from __future__ import annotations
 
 import errno
+import os
+import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from ssdag.errors import UnsupportedError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 #: The launch prefix of a task's slots, for commands that compose their own launch.
 LAUNCH_VARIABLE = "SSDAG_LAUNCH"
@@ -87,6 +91,41 @@ class Program:
     walltime_s: float | None = None
     launches: bool = False
     env: Mapping[str, str] = field(default_factory=dict)
+
+
+def in_variable(prefix: Sequence[str], folder: str) -> tuple[str, dict[str, str]]:
+    """Return what :data:`LAUNCH_VARIABLE` holds for a launch line.
+
+    A shell splits the variable at blanks and reads no quotes in it, so a line with such
+    words goes into a script.
+
+    Parameters
+    ----------
+    prefix : sequence of str
+        The launch line, without the program.
+    folder : str
+        Where the caller writes the files; it need not exist yet.
+
+    Returns
+    -------
+    tuple
+        The value, and the texts of files by their names.
+
+    Raises
+    ------
+    UnsupportedError
+        The path of the folder itself has blanks or quotes.
+    """
+    if all(shlex.quote(word) == word for word in prefix):
+        return " ".join(prefix), {}
+    if shlex.quote(folder) != folder:
+        raise UnsupportedError(
+            f"${LAUNCH_VARIABLE} cannot hold the path {folder!r}: use a folder without blanks "
+            "and quotes"
+        )
+    name = "launch.sh"
+    text = f'#!/bin/sh\nexec {shlex.join(prefix)} "$@"\n'
+    return f"sh {os.path.join(folder, name)}", {name: text}
 
 
 @runtime_checkable

@@ -175,6 +175,17 @@ def test_ranks(start: Callable[..., Engine]) -> None:
     ]
 
 
+@needs_mpi
+def test_a_command_may_launch_its_ranks_itself(
+    start: Callable[..., Engine], tmp_path: Path
+) -> None:
+    start()
+    out = tmp_path / "out"
+    text = "echo start; $SSDAG_LAUNCH sh -c 'echo a rank'; echo end"
+    assert run(text, stdout=str(out), resources=Resources(ranks=2)).result(DEADLINE_S) == 0
+    assert out.read_text() == "start\na rank\na rank\nend\n"
+
+
 def test_cancel_one_and_all(start: Callable[..., Engine], tmp_path: Path) -> None:
     start(slots=1)
     running = run(f"touch {tmp_path}/on; sleep 604.2")
@@ -392,6 +403,18 @@ def test_a_sweep_on_slurm(
     assert ssdag.gather(double.map(range(3)), timeout=DEADLINE_S) == [0, 2, 4]
 
 
+def test_results_come_while_the_scheduler_is_silent(
+    slurm: SlurmCluster, start: Callable[..., Engine], tmp_path: Path
+) -> None:
+    start(SlurmProvider(walltime_s=600))
+    held = run(f"touch {tmp_path}/on; until [ -e {tmp_path}/go ]; do sleep 0.02; done")
+    wait_until((tmp_path / "on").exists, DEADLINE_S)
+    with slurm.silent():
+        (tmp_path / "go").touch()
+        assert held.result(8.0) == 0
+    assert run("true").result(DEADLINE_S) == 0
+
+
 def test_steps_of_a_job_with_several_nodes(
     slurm: SlurmCluster, start: Callable[..., Engine], tmp_path: Path
 ) -> None:
@@ -405,6 +428,10 @@ def test_steps_of_a_job_with_several_nodes(
     ranks = run("echo $SLURM_PROCID", stdout=str(tmp_path / "r"), resources=Resources(ranks=6))
     assert ranks.result(DEADLINE_S) == 0
     assert sorted((tmp_path / "r").read_text().split()) == list("012345")
+    text = "$SSDAG_LAUNCH sh -c 'echo $SLURMD_NODENAME' | sort"
+    own = run(text, stdout=str(tmp_path / "o"), resources=Resources(nodes=2))
+    assert own.result(DEADLINE_S) == 0
+    assert (tmp_path / "o").read_text() == "n1\nn2\n"
 
 
 def test_a_slurm_job_that_is_cancelled_by_hand(

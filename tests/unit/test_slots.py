@@ -68,8 +68,9 @@ def test_contradictions_are_told(wrong: Resources, text: str) -> None:
 
 
 def test_layouts() -> None:
-    assert list(Request(4).layouts(4)) == [(4,), (2, 2), (1, 1, 1, 1)]
-    assert list(Request(5).layouts(3)) == [(5,), (3, 2), (2, 2, 1)]
+    assert list(Request(4).layouts(4)) == [(4,), (2, 2), (3, 1), (1, 1, 1, 1)]
+    assert list(Request(5).layouts(3)) == [(5,), (3, 2), (4, 1), (2, 2, 1)]
+    assert list(Request(5).layouts(3, most=3)) == [(3, 2), (2, 2, 1)]
     assert list(Request(5, nodes=4).layouts(4)) == [(2, 1, 1, 1)]
     assert list(Request(5, nodes=3, ranks_per_node=2).layouts(4)) == [(2, 2, 1)]
     assert list(Request(2, nodes=2).layouts(1)) == []

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ssdag.errors import UnsupportedError
 from ssdag.executors.allocation.slots import Part, Placement
-from ssdag.executors.program import LAUNCH_VARIABLE
+from ssdag.executors.program import LAUNCH_VARIABLE, in_variable
 from ssdag.launchers import SingleLauncher, Step
 from ssdag.launchers.world import without_world
 
@@ -126,7 +125,7 @@ class Launching:
         added = dict(program.env)
         if "OMP_NUM_THREADS" not in os.environ:
             added.setdefault("OMP_NUM_THREADS", str(self._threads(request, placement)))
-        if program.launches or (request.nodes is not None and not request.launched):
+        if program.launches or request.launches:
             return self._self_launching(program, request, placement, added, folder)
         cores = self._affinity(placement)
         if self._is_direct(request):
@@ -163,19 +162,10 @@ class Launching:
     ) -> Launch:
         launcher = self.launcher or SingleLauncher()
         line, env, files = self._line(("program",), request, placement, {}, folder, launcher)
-        prefix = line[:-1]
-        if any(shlex.quote(word) != word for word in prefix):
-            # A shell splits the variable at blanks and reads no quotes in it.
-            name = "launch.sh"
-            files[name] = f'#!/bin/sh\nexec {shlex.join(prefix)} "$@"\n'
-            prefix = ["sh", os.path.join(folder, name)]
-            if shlex.quote(folder) != folder:
-                raise UnsupportedError(
-                    f"${LAUNCH_VARIABLE} cannot hold the path of {folder!r}: use a folder "
-                    "without blanks and quotes"
-                )
+        value, more = in_variable(line[:-1], folder)
+        files |= more
         env |= added | _visible(placement.parts[0])
-        env[LAUNCH_VARIABLE] = " ".join(prefix)
+        env[LAUNCH_VARIABLE] = value
         return Launch(list(program.argv), env, files, self._affinity(placement))
 
     # -- lines -----------------------------------------------------------------------

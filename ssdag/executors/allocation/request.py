@@ -45,25 +45,48 @@ class Request:
     whole: bool = False
     launched: bool = False
 
-    def layouts(self, nodes: int) -> Iterator[tuple[int, ...]]:
-        """Give the ways to spread the ranks over at most `nodes` nodes, the densest first.
+    @property
+    def launches(self) -> bool:
+        """True if its command runs once and starts what runs on its nodes itself."""
+        return self.nodes is not None and not self.launched
+
+    def layouts(self, nodes: int, most: int | None = None) -> Iterator[tuple[int, ...]]:
+        """Give the ways to spread the ranks over at most `nodes` nodes.
+
+        On few nodes before many, and evenly before unevenly.
+
+        Parameters
+        ----------
+        nodes : int
+            Nodes that there are.
+        most : int, optional
+            Ranks that fit on one node at most.
 
         Yields
         ------
         tuple of int
-            Ranks of each node, in falling order: all but the last have the same number.
+            Ranks of each node, in falling order.
         """
-        counts = range(1, nodes + 1) if self.nodes is None else (self.nodes,)
-        for count in counts:
-            most = self.ranks_per_node or -(-self.ranks // count)
-            full, rest = divmod(self.ranks, most)
-            layout = (most,) * full + ((rest,) if rest else ())
-            if len(layout) == count <= nodes:
+        most = self.ranks if most is None else min(most, self.ranks)
+        if self.ranks_per_node is not None:
+            layout = _packed(self.ranks, self.ranks_per_node)
+            if len(layout) <= nodes and self.nodes in (None, len(layout)):
                 yield layout
-            elif self.nodes is not None and count <= nodes and self.ranks_per_node is None:
-                # Five ranks on four nodes: 2, 1, 1, 1.
-                base, more = divmod(self.ranks, count)
-                yield (base + 1,) * more + (base,) * (count - more)
+        elif self.nodes is not None:
+            if self.nodes <= nodes:  # five ranks on four nodes: 2, 1, 1, 1
+                base, more = divmod(self.ranks, self.nodes)
+                yield (base + 1,) * more + (base,) * (self.nodes - more)
+        else:
+            for count in range(1, nodes + 1):
+                largest = self.ranks if count == 1 else (self.ranks - 1) // (count - 1)
+                for each in range(-(-self.ranks // count), min(largest, most) + 1):
+                    yield _packed(self.ranks, each)
+
+
+def _packed(ranks: int, each: int) -> tuple[int, ...]:
+    """Return so many on each node, and the rest on the last."""
+    full, rest = divmod(ranks, each)
+    return (each,) * full + ((rest,) if rest else ())
 
 
 def request_of(resources: Resources | None, *, mpi: bool = False) -> Request:

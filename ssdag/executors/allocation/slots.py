@@ -118,7 +118,8 @@ class SlotTable:
         if not request.whole and request.ranks * request.cores_per_rank > self.free_cores:
             return None
         nodes = [i for i in range(len(self._free)) if i not in without]
-        for layout in request.layouts(len(nodes)):
+        most = max((len(self._free[i].cores) for i in nodes), default=0)
+        for layout in request.layouts(len(nodes), most // request.cores_per_rank):
             chosen = self._choose(request, layout, nodes, self._room)
             if chosen is not None:
                 return Placement(
@@ -161,7 +162,7 @@ class SlotTable:
         step would not fit in the empty allocation.
         """
         nodes = sorted(range(len(self._free)), key=lambda i: -len(self._free[i].cores))
-        for layout in request.layouts(len(nodes)):
+        for layout in request.layouts(len(nodes), self._most(request)):
             chosen = self._choose(request, layout, nodes, self._capacity, best_fit=False)
             if chosen is not None:
                 return frozenset(chosen)
@@ -172,10 +173,14 @@ class SlotTable:
         if request.memory_bytes and any(node.memory_bytes is None for node in self.nodes):
             return f"{shown(request)} asked, but the memory of its nodes is not known"
         nodes = range(len(self.nodes))
-        for layout in request.layouts(len(self.nodes)):
+        for layout in request.layouts(len(self.nodes), self._most(request)):
             if self._choose(request, layout, nodes, self._capacity) is not None:
                 return None
         return f"{shown(request)} asked, but it has {self._figures()}"
+
+    def _most(self, request: Request) -> int:
+        """Return the ranks that fit on the largest node when it is empty."""
+        return max((node.cores for node in self.nodes), default=0) // request.cores_per_rank
 
     def _figures(self) -> str:
         kinds: dict[tuple[int, int, int | None], int] = {}

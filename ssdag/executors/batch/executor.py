@@ -31,9 +31,11 @@ class BatchExecutor(Executor):
     Tasks that become ready within ``coalesce_s`` of each other, and need the same, are the
     members of one job. On its node a small runner starts them, so many at a time as there
     are slots, and notes how each has ended: results come as members end, not at the end
-    of the job. A member that fails does not disturb the others. If the job ends before a
-    member (its time limit, a lost node, cancelled by hand) that task fails with a
-    :class:`~ssdag.errors.JobError` in the scheduler's words, and may be retried.
+    of the job. Ranks are started by the scheduler's launcher, as an ``AllocationExecutor``
+    does it; so is ``$SSDAG_LAUNCH`` there. A member that fails does not disturb the
+    others. If the job ends before a member (its time limit, a lost node, cancelled by
+    hand) that task fails with a :class:`~ssdag.errors.JobError` in the scheduler's words,
+    and may be retried.
 
     The folder of a job keeps its script, ``progress`` (when each member began and ended,
     and its exit code) and ``logs`` (what members wrote, where they did not say where).
@@ -187,7 +189,7 @@ class BatchExecutor(Executor):
                     "rank"
                 )
             self.provider.script(self.spec("check", request, os.getcwd(), ["true"]))
-            Lines(self.provider, self.options).argv(("program",), request, {})
+            Lines(self.provider, self.options).argv(("program",), request)
         except SsdagError as error:
             return f"executor {self.label!r}: {error}"
         return None

@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ssdag.errors import UnsupportedError
 from ssdag.executors.allocation.mpi import find_launcher
+from ssdag.executors.program import LAUNCH_VARIABLE, in_variable
 from ssdag.launchers import SingleLauncher, Step
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ssdag.executors.allocation.request import Request
+    from ssdag.executors.program import Program
     from ssdag.providers.base import Provider
     from ssdag.providers.options import BlockOptions
 
@@ -50,17 +54,47 @@ class Lines:
         """
         return self.needed(request) and self.launcher.name not in _KEEPS_ACCOUNT
 
-    def argv(
-        self, argv: tuple[str, ...], request: Request, env: Mapping[str, str]
-    ) -> tuple[str, ...]:
-        """Return the command line of a member.
+    def program(self, program: Program, request: Request, folder: str) -> Program:
+        """Return the program of a member with what stands in front of it in its job.
+
+        Parameters
+        ----------
+        program : Program
+        request : Request
+        folder : str
+            For files that the launch needs; made if there are any.
 
         Raises
         ------
         UnsupportedError
             The launcher cannot express it.
         """
-        if not self.needed(request):
+        if not (program.launches or request.launches):
+            return replace(program, argv=self.argv(program.argv, request))
+        line = self.argv(("program",), request, always=True)
+        value, files = in_variable(line[:-1], folder)
+        for name, text in files.items():
+            os.makedirs(folder, 0o700, exist_ok=True)
+            with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+                file.write(text)
+        return replace(program, env={**program.env, LAUNCH_VARIABLE: value})
+
+    def argv(
+        self,
+        argv: tuple[str, ...],
+        request: Request,
+        env: Mapping[str, str] | None = None,
+        *,
+        always: bool = False,
+    ) -> tuple[str, ...]:
+        """Return the command line of a member; with a launcher where it needs one, or always.
+
+        Raises
+        ------
+        UnsupportedError
+            The launcher cannot express it.
+        """
+        if not (always or self.needed(request)):
             return argv
         if isinstance(self.launcher, SingleLauncher) and request.ranks > 1:
             raise UnsupportedError(
@@ -76,7 +110,7 @@ class Lines:
             cores_per_rank=request.cores_per_rank if accounts else None,
             gpus_per_rank=request.gpus_per_rank or None,
             binding="default" if accounts else "none",
-            env={"SSDAG_LAUNCHER": self.launcher.name, **env},
+            env={} if always else {"SSDAG_LAUNCHER": self.launcher.name, **(env or {})},
             options=("--kill-on-bad-exit=1",)
             if self.launcher.name == "srun" and request.ranks > 1
             else (),

@@ -9,7 +9,6 @@ import math
 import os
 import threading
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ssdag.arguments import localize
@@ -270,9 +269,9 @@ class Watching(threading.Thread):
 
         args, kwargs = localize(args, kwargs)
         call = Call(args, kwargs or {}, task.app.name, task.task_id, request.ranks, make_folder)
-        program = _maker(task)(call)
-        argv = self._lines.argv(program.argv, request, {})
-        return Member(task, _with_argv(program, argv), made)
+        place = os.path.join(folder, "calls", f"{index}-launch")
+        program = self._lines.program(_maker(task)(call), request, place)
+        return Member(task, program, [*made, place])
 
     def _submit(self, job: Job, request: Request) -> None:
         executor = self._executor
@@ -368,7 +367,3 @@ def _maker(task: Task) -> Callable[[Call], Program]:
     if isinstance(func, HasProgram) and not isinstance(func, type):
         return func.__ssdag_program__
     return lambda call: python_program(call, func)
-
-
-def _with_argv(program: Program, argv: tuple[str, ...]) -> Program:
-    return program if argv == program.argv else replace(program, argv=argv)
