@@ -13,6 +13,7 @@ from ssdag.executors.allocation.slots import Part, Placement
 from ssdag.executors.program import LAUNCH_VARIABLE, in_variable
 from ssdag.launchers import SingleLauncher, Step
 from ssdag.launchers.world import without_world
+from ssdag.providers.gpus import restrict_to
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +32,6 @@ _OF_THE_JOB = re.compile(
     r"SLURM_(NTASKS|NPROCS|TASKS_PER_NODE|NTASKS_PER_.*|CPUS_PER_TASK|TRES_PER_TASK|DISTRIBUTION"
     r"|HOSTFILE|CPU_BIND.*|MEM_PER_.*|MEM_BIND.*|GPUS_PER_.*|EXACT|EXCLUSIVE|OVERLAP|WHOLE)"
 )
-_GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
 
 
 @dataclass(frozen=True)
@@ -287,4 +287,4 @@ def _visible(part: Part) -> dict[str, str]:
     """Return the variables that show a step its GPUs; none if it has none."""
     if not part.gpus:
         return {}
-    return dict.fromkeys(_GPU_VARIABLES, ",".join(part.gpus))
+    return restrict_to(",".join(part.gpus))

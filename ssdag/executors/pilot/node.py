@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ssdag.errors import ConfigError
+from ssdag.providers.gpus import restrict_to
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -76,10 +77,7 @@ class Wishes:
             env["KMP_AFFINITY"] = f"explicit,proclist=[{','.join(map(str, cores))}]"
         if self.accelerators:
             mine = self.accelerators[rank % len(self.accelerators)]
-            env["CUDA_VISIBLE_DEVICES"] = mine
-            env["ROCR_VISIBLE_DEVICES"] = mine
-            env["ZE_AFFINITY_MASK"] = mine
-            env["ZE_ENABLE_PCI_ID_DEVICE_ORDER"] = "1"
+            env |= restrict_to(mine)
         return env
 
 
