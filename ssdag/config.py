@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: What an object must have to be an executor; ``executors/base.py`` says what it means.
 _EXECUTOR_METHODS = ("start", "submit", "cancel", "shutdown", "capacity", "outstanding")
 #: Fields that hold objects, which a file cannot.
-_OBJECTS = {"listeners", "retry_handler"}
+_OBJECTS = {"listeners", "retry_handler", "staging"}
 #: Options that are tables of their own, with a kind; their groups are named after them.
 _PARTS = ("provider", "launcher")
 
@@ -45,6 +45,9 @@ class Config:
         Tasks that may be open; a call beyond that blocks until one ends.
     listeners : sequence of Listener, optional
         Who is told what happens.
+    staging : sequence of Staging, optional
+        What moves files for tasks (:mod:`ssdag.apps.staging`), before those that are found
+        by themselves.
 
     Raises
     ------
@@ -59,6 +62,7 @@ class Config:
     checkpoint: str | os.PathLike[str] | None = None
     max_pending: int | None = None
     listeners: Sequence[Any] = field(default=())
+    staging: Sequence[Any] = field(default=())
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "executors", _listed("executors", self.executors))
@@ -72,6 +76,10 @@ class Config:
             if executor.label in labels:
                 raise ConfigError(f"two executors are called {executor.label!r}")
             labels.add(executor.label)
+        object.__setattr__(self, "staging", _listed("staging", self.staging))
+        for staging in self.staging:
+            if not hasattr(staging, "can_stage_in") or isinstance(staging, type):
+                raise ConfigError(f"staging holds {staging!r}, which is not a Staging")
         for listener in self.listeners:
             if not hasattr(listener, "on_events") or isinstance(listener, type):
                 raise ConfigError(f"listeners holds {listener!r}, which is not a Listener")

@@ -32,6 +32,7 @@
     │   ├── DataFormatError (ValueError)     dtype, shape, order or name that cannot be stored
     │   └── DataTimeoutError (TimeoutError)  data did not come in time
     ├── StoreError             (transient)   the server cannot be reached or answers an error
+    ├── StagingError                         a file cannot be brought to where it is needed
     └── CheckpointError                      a checkpoint file cannot be opened or written
 
 Facts are attributes; ``transient`` says whether trying again can help (it drives
@@ -436,6 +437,13 @@ class StoreError(SsdagError):
     """The orchestrator's server cannot be reached, or answered with an error."""
 
     transient = True
+
+
+class StagingError(SsdagError):
+    """A file cannot be brought to where a task runs, or to where it belongs.
+
+    ``transient`` is True where the network or a server may be better later.
+    """
 
 
 class CheckpointError(SsdagError):

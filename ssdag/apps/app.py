@@ -138,7 +138,7 @@ class App(Generic[R]):
         options = self._options
         if not self._signature.names_resources and isinstance(kwargs.get("resources"), Resources):
             options = self._options_with(kwargs.pop("resources"))
-        special = Special(self.name, self._signature, kwargs)
+        special = Special(self.name, self._signature, kwargs, engine.config.staging)
         if special.walltime_s is not None:
             if self.kind == "join":
                 raise AppDefinitionError(_NO_WALLTIME)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ssdag.apps import shell, staging
 from ssdag.apps.command import failure, run_command
 from ssdag.apps.files import File
+from ssdag.apps.staging import places
 from ssdag.errors import AppDefinitionError, CommandError, MissingOutputError
 from ssdag.executors.program import LAUNCH_VARIABLE, Program
 from ssdag.wire.context import in_worker
@@ -23,7 +25,7 @@ from ssdag.wire.functions import dump_function, load_function, runnable
 from ssdag.wire.streams import OutputFile, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
     from ssdag.executors.program import Call
 
@@ -65,10 +67,10 @@ class PythonBody(Body):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the function; its outputs must exist afterwards."""
         io: Mapping[str, Any] = kwargs.pop(IO, {})
-        stage_in(kwargs)
+        io = stage_in(kwargs, io)
         with _redirected(io):
             value = self._call(*args, **kwargs)
-        stage_out(self.name, io.get("outputs", ()))
+        stage_out(self.name, io)
         return value
 
 
@@ -81,6 +83,7 @@ class BashBody(Body):
     def __call__(self, *args: Any, **kwargs: Any) -> int:
         """Get the command from the function and run it to its end."""
         io: Mapping[str, Any] = kwargs.pop(IO, {})
+        io = stage_in(kwargs, io)
         command = self._command(args, kwargs)
         result = run_command(
             command,
@@ -89,18 +92,18 @@ class BashBody(Body):
             walltime_s=io.get("walltime_s"),
             label=self.name,
         )
-        stage_out(self.name, io.get("outputs", ()))
+        stage_out(self.name, io)
         return result.exit_code
 
     def __ssdag_program__(self, call: Call) -> Program:
         """Return the command as a program, for executors that start those themselves."""
         kwargs = dict(call.kwargs)
         io: Mapping[str, Any] = kwargs.pop(IO, {})
+        io = stage_in(kwargs, io)
         command = self._command(call.args, kwargs)
         return program_of(command, shell_argv(command, self.name), io, self.name)
 
     def _command(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        stage_in(kwargs)
         command = self._call(*args, **kwargs)
         if not isinstance(command, str):
             raise AppDefinitionError(
@@ -124,7 +127,7 @@ def program_of(command: str, argv: tuple[str, ...], io: Mapping[str, Any], name:
     def finish(exit_code: int, stderr_tail: str) -> int:
         if exit_code != 0:
             raise failure(command, exit_code, stderr_tail, name)
-        stage_out(name, io.get("outputs", ()))
+        stage_out(name, io)
         return 0
 
     return Program(
@@ -143,22 +146,52 @@ def absolute(stream: tuple[str, str] | None) -> tuple[str, str] | None:
     return None if stream is None else (os.path.abspath(stream[0]), stream[1])
 
 
-def stage_in(kwargs: dict[str, Any]) -> None:
-    """Bring the files of ``inputs=`` here; they must exist."""
+def stage_in(kwargs: dict[str, Any], io: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Bring the files of ``inputs=`` here, and give outputs that go elsewhere a path here.
+
+    Parameters
+    ----------
+    kwargs : dict
+        Keywords of the body; its files are replaced.
+    io : mapping
+        What is special about the call.
+
+    Returns
+    -------
+    mapping
+        The same for :func:`stage_out`.
+    """
+    stagings = io.get("stagings", ())
     inputs = kwargs.get("inputs")
     if isinstance(inputs, (list, tuple)) and any(isinstance(item, File) for item in inputs):
         kwargs["inputs"] = [
-            staging.find(item).stage_in(item, None) if isinstance(item, File) else item
+            staging.find(item, stagings=stagings).stage_in(item, None)
+            if isinstance(item, File)
+            else item
             for item in inputs
         ]
+    outputs = io.get("outputs", ())
+    if all(file.scheme == "file" for file in outputs):
+        return io
+    own = places.own()
+    here = [
+        file if file.scheme == "file" else file.at(os.path.join(own, str(number), file.filename))
+        for number, file in enumerate(outputs)
+    ]
+    for number in range(len(here)):
+        os.mkdir(os.path.join(own, str(number)))
+    if isinstance(kwargs.get("outputs"), (list, tuple)):
+        kwargs["outputs"] = here
+    return {**io, "outputs": here, "own": own}
 
 
-def stage_out(name: str, files: Sequence[File]) -> None:
+def stage_out(name: str, io: Mapping[str, Any]) -> None:
     """Put declared outputs in their places; raise one error for all that are missing."""
     missing: list[str] = []
-    for file in files:
+    for file in io.get("outputs", ()):
         try:
-            staging.find(file, out=True).stage_out(file, None)
+            found = staging.find(file, out=True, stagings=io.get("stagings", ()))
+            found.stage_out(file, None)
         except MissingOutputError as error:
             missing += error.missing
     if missing:
@@ -167,6 +200,8 @@ def stage_out(name: str, files: Sequence[File]) -> None:
             f"(in {os.getcwd()})",
             missing=tuple(missing),
         )
+    if "own" in io:
+        shutil.rmtree(io["own"], ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -154,7 +154,7 @@ def _parse(text: str) -> tuple[str, str, str]:
     head, colon, _ = text.partition(":")
     # One letter is no scheme, and a slash before the colon makes it part of a name.
     is_url = colon and len(head) > 1 and head.isascii() and head.replace("+", "").isalnum()
-    if not is_url or not (text[len(head) :].startswith("://") or head == "file"):
+    if not is_url or not (text[len(head) :].startswith("://") or head in ("file", "zip")):
         return "file", "", text
     parts = urlsplit(text)
     path = unquote(parts.path)
@@ -163,6 +163,8 @@ def _parse(text: str) -> tuple[str, str, str]:
             raise ConfigError(f"File({text!r}): the path is empty")
         if parts.query or parts.fragment:
             raise ConfigError(f"File({text!r}): write '?' and '#' in a file: URL as %3F and %23")
+    if parts.scheme == "zip" and parts.netloc:
+        raise ConfigError(f"File({text!r}): a zip: URL names no host; write zip:/folder/a.zip/name")
     return parts.scheme, parts.netloc, path
 
 

@@ -55,7 +55,7 @@ class MpiCommand(Body):
         """Return the command as a program."""
         kwargs = dict(call.kwargs)
         io: Mapping[str, Any] = kwargs.pop(IO, {})
-        stage_in(kwargs)
+        io = stage_in(kwargs, io)
         command = self._call(*call.args, **kwargs)
         if isinstance(command, str):
             return program_of(command, shell_argv(command, self.name), io, self.name)
@@ -85,12 +85,12 @@ class MpiFunction(Body):
         """Return the interpreter that runs the function on a rank."""
         kwargs = dict(call.kwargs)
         io: Mapping[str, Any] = kwargs.pop(IO, {})
-        stage_in(kwargs)
+        io = stage_in(kwargs, io)
         program = mpi_program(replace(call, kwargs=kwargs), self.__wrapped__, self._returns)
 
         def finish(exit_code: int, stderr_tail: str) -> Any:
             value = program.finish(exit_code, stderr_tail)
-            stage_out(self.name, io.get("outputs", ()))
+            stage_out(self.name, io)
             return value
 
         return replace(

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 from typing import TYPE_CHECKING, Any
 
 from ssdag.apps import staging
 from ssdag.apps.files import File
+from ssdag.apps.staging import places
 from ssdag.errors import AppDefinitionError
 from ssdag.futures import DataFuture
 from ssdag.resources import check_walltime
@@ -17,6 +19,8 @@ from ssdag.wire.streams import parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from ssdag.apps.staging import Staging
 
 #: Parameters that mean something to an app, whatever its body does with them.
 SPECIAL = ("outputs", "stdout", "stderr", "walltime", "label")
@@ -75,7 +79,13 @@ class Special:
 
     __slots__ = ("extras", "io", "walltime_s")
 
-    def __init__(self, name: str, signature: Signature, kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        name: str,
+        signature: Signature,
+        kwargs: dict[str, Any],
+        stagings: Sequence[Staging] = (),
+    ) -> None:
         given = {**signature.defaults}
         for key in SPECIAL:
             if key in kwargs:
@@ -86,8 +96,11 @@ class Special:
         if isinstance(inputs, (list, tuple)) and inputs:
             for item in inputs:
                 if isinstance(item, File):
-                    staging.find(item)
+                    staging.find(item, stagings=stagings)
+                    _keep_folder(item)
             self.io["inputs"] = True
+            if stagings:
+                self.io["stagings"] = stagings
         self.extras: Extras | None = None
         asked = {key: given[key] for key in SPECIAL[1:3] if given.get(key) is not None}
         outputs = _listed(given.get("outputs"))
@@ -112,10 +125,25 @@ class Special:
             self.io[stream] = spec
         for item in outputs:
             file = as_file(item)
-            staging.find(file, out=True)  # an unknown scheme is told at the call
-            extras.outputs.append(DataFuture(file.filepath, "file", file))
+            staging.find(file, out=True, stagings=stagings)  # an unknown scheme is told here
+            _keep_folder(file)
+            extras.outputs.append(DataFuture(place_of(file), "file", file))
         if extras.outputs:
             self.io["outputs"] = [output.target for output in extras.outputs]
+            if stagings:
+                self.io["stagings"] = stagings
+
+
+def _keep_folder(file: File) -> None:
+    """Have the folder of staged files on this node outlive the workers that use it."""
+    if file.scheme != "file":
+        with contextlib.suppress(OSError):  # the task will tell
+            places.folder()
+
+
+def place_of(file: File) -> str:
+    """Return the name of an output: its path here, or its URL."""
+    return file.filepath if file.scheme == "file" or file.local_path else file.url
 
 
 def _listed(outputs: Any) -> Sequence[Any]:

@@ -198,7 +198,7 @@ def test_a_failed_move_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_find_by_scheme() -> None:
     assert isinstance(staging.find(File("a")), LocalStaging)
     assert isinstance(staging.find(File("file:///a"), out=True), LocalStaging)
-    with pytest.raises(ConfigError, match=r"read File.*'http' is not known.*known: file"):
-        staging.find(File("http://a/b"))
-    with pytest.raises(ConfigError, match=r"write.*known: none"):
-        staging.find(File("a"), out=True, stagings=())
+    with pytest.raises(ConfigError, match=r"read File.*'gopher' is not known.*known: file, http"):
+        staging.find(File("gopher://a/b"))
+    with pytest.raises(ConfigError, match=r"write.*'http' can only be read"):
+        staging.find(File("http://a/b"), out=True)

@@ -1,77 +1,19 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Brings files to where a task runs, and its outputs to where they belong.
-
-A staging is found by the scheme of the file's URL. Today there is one, for files of this
-machine; others are added to the list that :func:`find` is given.
-"""
+"""Files of this machine."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from ssdag.errors import ConfigError, MissingDataError, MissingOutputError
+from ssdag.errors import MissingDataError, MissingOutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from ssdag.apps.files import File
-
-
-class Staging(Protocol):
-    """Moves files of one kind; called in the process where the task runs.
-
-    Both moves must be atomic (a reader never sees half a file) and may be repeated:
-    a retry of the task stages again.
-    """
-
-    #: URL schemes that it serves, for error messages.
-    schemes: tuple[str, ...]
-
-    def can_stage_in(self, file: File) -> bool:
-        """Return True if it can bring this file; looks at the URL only, does no I/O."""
-
-    def can_stage_out(self, file: File) -> bool:
-        """Return True if it can put this file where its URL says."""
-
-    def stage_in(self, file: File, folder: str | None) -> File:
-        """Bring `file` to this machine; blocks.
-
-        Parameters
-        ----------
-        file : File
-            What the task takes.
-        folder : str or None
-            Where it has to appear under its own name; None: anywhere readable.
-
-        Returns
-        -------
-        File
-            The same file, with a local path if it is not the file itself.
-
-        Raises
-        ------
-        MissingDataError
-            There is no such file.
-        """
-
-    def stage_out(self, file: File, folder: str | None) -> None:
-        """Put an output where its URL says; blocks.
-
-        Parameters
-        ----------
-        file : File
-            The declared output.
-        folder : str or None
-            Where the task wrote it under its own name; None: it wrote it in place.
-
-        Raises
-        ------
-        MissingOutputError
-            The task did not write it.
-        """
 
 
 class LocalStaging:
@@ -150,34 +92,3 @@ def _copy(source: str, target: str) -> None:
         _replace(target, lambda aside: shutil.copytree(source, aside, symlinks=True))
     else:
         _replace(target, lambda aside: shutil.copy2(source, aside))
-
-
-#: What is there without any configuration.
-DEFAULT: tuple[Staging, ...] = (LocalStaging(),)
-
-
-def find(file: File, *, out: bool = False, stagings: Sequence[Staging] = DEFAULT) -> Staging:
-    """Return the first staging that can move `file`.
-
-    Parameters
-    ----------
-    file : File
-        What is to be moved.
-    out : bool
-        True for an output.
-    stagings : sequence of Staging
-        Tried in order.
-
-    Raises
-    ------
-    ConfigError
-        None can; the text names the schemes that are known.
-    """
-    for staging in stagings:
-        if staging.can_stage_out(file) if out else staging.can_stage_in(file):
-            return staging
-    known = sorted({scheme for staging in stagings for scheme in staging.schemes})
-    raise ConfigError(
-        f"no staging can {'write' if out else 'read'} {file!r}: the scheme {file.scheme!r} is "
-        f"not known (known: {', '.join(known) or 'none'})"
-    )
