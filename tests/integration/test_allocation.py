@@ -39,12 +39,13 @@ from ssdag.errors import (
 )
 from ssdag.executors import AllocationExecutor, LocalExecutor
 from ssdag.executors.allocation.mpi import find_launcher
-from ssdag.launchers import Launcher, MpiexecLauncher
+from ssdag.launchers import Launcher, MpiexecLauncher, MpirunLauncher
 from ssdag.providers.base import Node
 from ssdag.wire.process import spawn
 from tests.conftest import wait_until
 from tests.contract import bodies
 from tests.integration import mpich_segments, step_bodies
+from tests.integration.mpi.found import OPENMPI_ENV
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -374,6 +375,20 @@ def test_ranks_over_invented_hosts(start: Callable[..., Engine]) -> None:
     assert run("true").result(DEADLINE_S) == 0
     with pytest.raises(UnsupportedError, match=r"7 ranks.*3 nodes with 2 cores"):
         world(1, resources=Resources(ranks=7))
+
+
+@pytest.mark.skipif(
+    shutil.which("mpirun.openmpi") is None or importlib.util.find_spec("mpi4py") is None,
+    reason="no Open MPI: apt-get install openmpi-bin; pip install mpi4py",
+)
+def test_ranks_of_open_mpi(start: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in OPENMPI_ENV.items():
+        monkeypatch.setenv(name, value)
+    start(launcher=MpirunLauncher("mpirun.openmpi", allow_run_as_root=True, oversubscribe=True))
+    ends = world(5).result(DEADLINE_S)
+    assert [end[:3] for end in ends] == [(0, 2, 10), (1, 2, 10)]
+    raises = mpi_app(python=True, resources=Resources(ranks=2))(step_bodies.rank_raises)
+    assert isinstance(raises(1).exception(DEADLINE_S), ValueError)
 
 
 class Naive(Launcher):

@@ -15,16 +15,15 @@ import select
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ssdag.arguments import localize
 from ssdag.errors import EngineClosedError, WorkerLostError
 from ssdag.executors.allocation.schedule import Schedule
 from ssdag.executors.allocation.step import Step
-from ssdag.executors.calls import python_program
+from ssdag.executors.calls import maker_of
 from ssdag.executors.local.wake import Wake
 from ssdag.executors.pool import Pool
-from ssdag.executors.program import HasProgram
 from ssdag.tasks import Outcome, launch
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from ssdag.executors.allocation.launching import Launching
     from ssdag.executors.allocation.request import Request
     from ssdag.executors.base import Sink
-    from ssdag.executors.program import Call, Program
+    from ssdag.executors.program import Program
     from ssdag.providers.base import Node
     from ssdag.tasks import Task
 
@@ -260,7 +259,7 @@ class Hub(threading.Thread):
         try:
             for _, args, kwargs in launch([task]):
                 args, kwargs = localize(args, kwargs)
-                program = step.prepare(_maker(task), args, kwargs, make_folder)
+                program = step.prepare(maker_of(task), args, kwargs, make_folder)
                 self._launch(step, program)
                 self._sink.running((task,))
                 self._call(self._watch, step)
@@ -320,10 +319,3 @@ class Hub(threading.Thread):
         self._requests.clear()
         for task in waiting:
             self._report(Outcome(task, error=error))
-
-
-def _maker(task: Task) -> Callable[[Call], Program]:
-    func: Any = task.app.func
-    if isinstance(func, HasProgram) and not isinstance(func, type):
-        return func.__ssdag_program__
-    return lambda call: python_program(call, func)

@@ -11,9 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ssdag.errors import (
-    CommandError,
     JobError,
-    SerializationError,
     TaskError,
     WalltimeExceededError,
     WorkerLostError,
@@ -25,8 +23,6 @@ from ssdag.wire import reaper
 from ssdag.wire.streams import TAIL_BYTES, last_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ssdag.executors.program import Program
     from ssdag.providers.base import JobStatus
     from ssdag.tasks import Task
@@ -242,15 +238,3 @@ def file_tail(path: str) -> str:
 def _monotonic(wall_s: float) -> float:
     """Return a wall-clock time of another machine on our monotonic clock, about."""
     return min(time.monotonic(), time.monotonic() - (time.time() - wall_s))
-
-
-def unmade(task: Task, error: BaseException) -> Outcome:
-    """Return the end of a task that could not be made a member."""
-    if isinstance(error, (SerializationError, CommandError)):
-        error.task_id = task.task_id
-    return Outcome(task, error=error)
-
-
-def by_priority(tasks: Sequence[Task]) -> list[Task]:
-    """Return tasks in the order in which a job begins them."""
-    return sorted(tasks, key=lambda task: -task.options.priority)

@@ -11,23 +11,19 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from ssdag.arguments import localize
 from ssdag.errors import EngineClosedError, ProviderError, WorkerLostError
-from ssdag.executors.batch.job import Job, Member, by_priority, unmade
+from ssdag.executors.batch.job import Job
 from ssdag.executors.batch.lines import Lines
-from ssdag.executors.calls import python_program
+from ssdag.executors.batch.making import by_priority, make_members
 from ssdag.executors.pool import Pool
-from ssdag.executors.program import Call, HasProgram
 from ssdag.providers.watch import Watcher
-from ssdag.tasks import Outcome, launch
+from ssdag.tasks import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ssdag.executors.allocation.request import Request
     from ssdag.executors.base import Sink
     from ssdag.executors.batch.executor import BatchExecutor
-    from ssdag.executors.program import Program
+    from ssdag.executors.batch.job import Member
     from ssdag.providers.base import JobStatus
     from ssdag.tasks import Task
 
@@ -238,40 +234,10 @@ class Watching(threading.Thread):
         with self._wake:
             self._number += 1
             folder = os.path.join(self._executor.folder, f"job-{self._number:05d}")
-        os.mkdir(folder, 0o700)
-        members: list[Member] = []
-        failed: list[Outcome] = []
-        for index, (task, args, kwargs) in enumerate(launch(tasks)):
-            try:
-                members.append(self._member(task, args, kwargs, request, folder, index))
-            except BaseException as error:  # the body is user code
-                failed.append(unmade(task, error))
+        members, failed = make_members(tasks, request, self._lines, folder)
         if failed:
             self._sink.finished(failed)
         return Job(folder, members) if members else None
-
-    def _member(
-        self,
-        task: Task,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any] | None,
-        request: Request,
-        folder: str,
-        index: int,
-    ) -> Member:
-        made: list[str] = []
-
-        def make_folder() -> str:
-            path = os.path.join(folder, "calls", f"{index}-{len(made)}")
-            os.makedirs(path, 0o700)
-            made.append(path)
-            return path
-
-        args, kwargs = localize(args, kwargs)
-        call = Call(args, kwargs or {}, task.app.name, task.task_id, request.ranks, make_folder)
-        place = os.path.join(folder, "calls", f"{index}-launch")
-        program = self._lines.program(_maker(task)(call), request, place)
-        return Member(task, program, [*made, place])
 
     def _submit(self, job: Job, request: Request) -> None:
         executor = self._executor
@@ -360,10 +326,3 @@ class Watching(threading.Thread):
             _log.warning("jobs that were cancelled are still there: %s", left)
         self._watcher.close()
         self._pool.close()
-
-
-def _maker(task: Task) -> Callable[[Call], Program]:
-    func: Any = task.app.func
-    if isinstance(func, HasProgram) and not isinstance(func, type):
-        return func.__ssdag_program__
-    return lambda call: python_program(call, func)

@@ -7,6 +7,6 @@ minutes, or that need ranks. The folder must be one that the other machine sees.
 
 from __future__ import annotations
 
-from ssdag.executors.calls.pack import mpi_program, python_program
+from ssdag.executors.calls.pack import maker_of, mpi_program, python_program
 
-__all__ = ["mpi_program", "python_program"]
+__all__ = ["maker_of", "mpi_program", "python_program"]

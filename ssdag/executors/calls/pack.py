@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ssdag.errors import LauncherError, SerializationError, WorkerLostError
 from ssdag.executors.calls import runner
-from ssdag.executors.program import Program
+from ssdag.executors.program import HasProgram, Program
 from ssdag.wire.functions import dump_function
 from ssdag.wire.serialize import dumps, load_error, loads, name_culprit
 
@@ -18,8 +18,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ssdag.executors.program import Call
+    from ssdag.tasks import Task
 
 Returns = Literal["first", "all"]
+
+
+def maker_of(task: Task) -> Callable[[Call], Program]:
+    """Return what makes the program of a task: its body, if that can, or an interpreter."""
+    func: Any = task.app.func
+    if isinstance(func, HasProgram) and not isinstance(func, type):
+        return func.__ssdag_program__
+    return lambda call: python_program(call, func)
 
 
 def python_program(call: Call, func: Callable[..., Any]) -> Program:
