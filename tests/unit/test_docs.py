@@ -8,6 +8,7 @@ TOML blocks with a comment ``# file: NAME`` are files in that folder.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import re
@@ -76,6 +77,18 @@ def test_every_name_of_the_face_is_in_the_reference() -> None:
     assert "automodule:: ssdag.errors" in reference
     absent = [
         n for n in sorted(names) if not re.search(rf"^\.\. auto\w+:: ssdag\.{n}\b", reference, re.M)
+    ]
+    assert not absent
+
+
+@pytest.mark.parametrize("package", ["executors", "providers", "launchers"])
+def test_every_public_name_of_a_folder_is_in_the_reference(package: str) -> None:
+    reference = (ROOT / "docs" / "api.md").read_text()
+    module = importlib.import_module(f"ssdag.{package}")
+    absent = [
+        name
+        for name in module.__all__
+        if not re.search(rf"^\.\. auto\w+:: ssdag\.{package}\.{name}\b", reference, re.M)
     ]
     assert not absent
 
