@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ssdag.errors import ConfigError
 from ssdag.executors.pilot import protocol
 from ssdag.executors.pilot.contact import RunFolder, where
-from ssdag.executors.pilot.node import checked
+from ssdag.executors.pilot.node import checked, granted
 from ssdag.executors.pilot.protocol import Channel, ForeignMessageError, Kind, kind_of, plain
 from ssdag.executors.pilot.security import Keys, read_private, write_private
 
@@ -165,6 +165,28 @@ def test_the_environment_of_a_worker() -> None:
     }
     assert wishes().environment(0, ()) == {}
     assert wishes(accelerators=2).environment(1, ())["CUDA_VISIBLE_DEVICES"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("wish", "env", "ids"),
+    [
+        (2, {}, 2),
+        (2, {"CUDA_VISIBLE_DEVICES": "4,5,6"}, ["4", "5"]),
+        (4, {"ROCR_VISIBLE_DEVICES": "1"}, ["1"]),
+        (["0.0", "0.1"], {"ZE_AFFINITY_MASK": "0"}, ["0.0", "0.1"]),
+        (None, {"CUDA_VISIBLE_DEVICES": ""}, None),
+        (0, {"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, 0),
+    ],
+)
+def test_a_number_of_accelerators_is_taken_from_what_the_job_has(
+    wish: Any, env: dict[str, str], ids: Any
+) -> None:
+    assert granted(wish, env) == ids
+
+
+def test_a_job_without_the_gpus_that_are_wanted() -> None:
+    with pytest.raises(ConfigError, match="granted no GPU"):
+        granted(2, {"CUDA_VISIBLE_DEVICES": "NoDevFiles"})
 
 
 @pytest.mark.parametrize(

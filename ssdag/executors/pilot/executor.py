@@ -36,6 +36,8 @@ _log = logging.getLogger("ssdag.executors")
 
 #: A cancel waits so long for the manager's answer.
 _CANCEL_WAIT_S = 0.5
+#: Where these are, a script runs on a node that is none of its block's.
+_FROM_OUTSIDE = ("aprun", "jsrun")
 #: Launchers that would give a manager one core of its node, and how they give all.
 _WHOLE_NODES = {
     "jsrun": ("--cpu_per_rs=ALL_CPUS", "--gpu_per_rs=ALL_GPUS"),
@@ -67,7 +69,7 @@ class PilotExecutor(Executor):
         "slurm", or "auto", stands for the provider with its defaults.
     launcher : Launcher, optional
         Starts the managers on the nodes of a block; the default is the provider's own
-        where a block has several nodes.
+        where a block has several nodes, or scripts do not run on its nodes.
     label : str, optional
         Its name, for ``executors=`` of apps.
     workers_per_node : int, optional
@@ -195,8 +197,11 @@ class PilotExecutor(Executor):
     @property
     def launcher(self) -> Launcher | None:
         """What starts the managers of a block; None where nothing stands in front."""
+        if self._launcher is not None:
+            return self._launcher
+        launcher = self._provider.launcher()
         several = self._provider.options.nodes_per_block > 1
-        return self._launcher or (self._provider.launcher() if several else None)
+        return launcher if several or launcher.name in _FROM_OUTSIDE else None
 
     @property
     def per_node(self) -> node.Wishes:
@@ -267,11 +272,9 @@ class PilotExecutor(Executor):
             argv = [sys.executable, "-P", os.path.abspath(manager.__file__)]
         argv += ["--contact", contact, "--block", str(number)]
         nodes = self._provider.options.nodes_per_block
-        launcher = self._launcher
+        launcher = self.launcher
         if launcher is None:
-            if nodes == 1:
-                return argv
-            launcher = self._provider.launcher()
+            return argv
         layout: dict[str, Any] = {"ranks": nodes, "nodes": nodes, "ranks_per_node": 1}
         layout["options"] = _WHOLE_NODES.get(launcher.name, ())
         try:  # beside other steps, on all cores of the node

@@ -33,7 +33,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ssdag.errors import ConfigError, ProviderError
-from ssdag.executors.pilot.node import Wishes, checked, cores_here, memory_here
+from ssdag.executors.pilot.node import Wishes, checked, cores_here, granted, memory_here
 from ssdag.executors.pilot.protocol import Kind
 from ssdag.executors.pilot.relay import SHUTDOWN, Relay
 from ssdag.executors.pilot.security import Keys, read_private
@@ -75,7 +75,9 @@ def _leave(signum: int, frame: object) -> None:
 
 def _serve(contact_path: str, block: int) -> int:
     contact = read_private(contact_path)
-    wishes = checked(**contact["wishes"])
+    wanted = contact["wishes"]
+    gpus = granted(wanted["accelerators"], os.environ)
+    wishes = checked(**{**wanted, "accelerators": gpus})
     cores, memory = cores_here(), memory_here()
     workers = wishes.count(len(cores), memory)
     if workers < 1:

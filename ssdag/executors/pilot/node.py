@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ssdag.errors import ConfigError
-from ssdag.providers.gpus import restrict_to
+from ssdag.providers.gpus import restrict_to, visible_gpus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -140,6 +140,25 @@ def _accelerators(value: Any) -> tuple[str, ...]:
     if isinstance(value, (list, tuple)) and all(isinstance(v, (str, int)) for v in value):
         return tuple(map(str, value))
     raise ConfigError(f'accelerators={value!r}: a number, or a list of ids such as ["0.0", "0.1"]')
+
+
+def granted(accelerators: Any, env: Mapping[str, str]) -> Any:
+    """Return a wish for a number of accelerators as the ids that our job has been granted.
+
+    Raises
+    ------
+    ConfigError
+        It has been granted none.
+    """
+    visible = visible_gpus(env)
+    if type(accelerators) is not int or not accelerators or visible is None:
+        return accelerators
+    if not visible:
+        raise ConfigError(
+            f"accelerators={accelerators}, but the job has been granted no GPU; the provider's "
+            "gpus_per_node asks for them"
+        )
+    return list(visible[:accelerators])
 
 
 def cores_here() -> list[int]:
