@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import ssdag
-from ssdag.errors import BlockError
+from ssdag.apps.staging import places
+from ssdag.apps.staging.ssh import SshStaging
+from ssdag.errors import BlockError, MissingDataError
 from ssdag.executors import LocalExecutor, PilotExecutor
 from ssdag.providers import SlurmProvider
 from tests.clusters.sshd import LoopbackSshd
@@ -96,3 +98,29 @@ def test_a_site_that_is_away_for_a_while(sshd: LoopbackSshd, tmp_path: Path) -> 
         assert engine.submit(bodies.where).result(DEADLINE_S)[1] == "cluster"
         sshd.start()
         assert engine.submit(bodies.where).result(DEADLINE_S)[1] == "cluster"
+
+
+def test_files_from_site_to_site(sshd: LoopbackSshd, tmp_path: Path) -> None:
+    """What a node of the cluster writes is brought to a host, and from there to a worker here."""
+    options = [word for word in sshd.options if word not in ("-p", str(sshd.port))]
+    desk = f"ssh://{sshd.host}:{sshd.port}{tmp_path}/desk"
+    executors = [LocalExecutor(max_workers=1, label="train"), far(sshd, tmp_path)]
+    with ssdag.load(ssdag.Config(executors=executors, staging=[SshStaging(options)])):
+        write = ssdag.python_app(executors=["simulate"])(bodies.write)
+        read = ssdag.python_app(executors=["train"])(bodies.read)
+        made = write("field", outputs=[ssdag.File(f"{desk}/deep/field.txt")])
+        assert read(inputs=[made.outputs[0]]).result(DEADLINE_S) == ("field", "")
+        job_id, site = made.result(DEADLINE_S)
+        assert (job_id.isdigit(), site) == (True, "cluster")
+        assert (tmp_path / "desk" / "deep" / "field.txt").read_text() == "field"
+        absent = read(inputs=[ssdag.File(f"{desk}/absent")])
+        with pytest.raises(MissingDataError, match="there is no file"):
+            absent.result(DEADLINE_S)
+
+
+@pytest.fixture(autouse=True)
+def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Files are kept in this test's folder only."""
+    monkeypatch.setenv(places.VARIABLE, str(tmp_path / "cache"))
+    yield
+    places.leave()
