@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from ssdag.errors import WouldDeadlockError
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from ssdag.futures import Future
 
 _log = logging.getLogger("ssdag.executors")
+
+#: A body that does not return is waited for so long at the end.
+_PATIENCE_S = 5.0
 
 
 class Pool:
@@ -58,9 +62,10 @@ class Pool:
         """End the threads after what is queued; one that is stuck is not waited for long."""
         for _ in self._threads:
             self._jobs.put(None)
+        give_up = time.monotonic() + _PATIENCE_S
         for thread in self._threads:
             if thread is not threading.current_thread():
-                thread.join(5.0)
+                thread.join(max(0.0, give_up - time.monotonic()))
 
     def _serve(self) -> None:
         WAIT_GUARD.before_wait = _refuse

@@ -154,6 +154,24 @@ def test_a_body_that_waits_is_refused(start: Callable[..., Engine]) -> None:
     assert held.cancel()
 
 
+def test_slow_bodies_hold_up_no_ends(start: Callable[..., Engine], tmp_path: Path) -> None:
+    start(Node(HERE, 8), pin=False)
+    go = threading.Event()
+
+    @bash_app
+    def slow() -> str:
+        assert go.wait(DEADLINE_S)
+        return "true"
+
+    quick = run(f"until [ -e {tmp_path}/go ]; do sleep 0.01; done")
+    wait_until(quick.running, DEADLINE_S)
+    held = [slow() for _ in range(6)]
+    (tmp_path / "go").touch()
+    assert quick.result(DEADLINE_S) == 0
+    go.set()
+    assert ssdag.gather(held, timeout=DEADLINE_S) == [0] * 6
+
+
 def test_steps_never_overlap_and_slots_are_filled_again(
     start: Callable[..., Engine], tmp_path: Path
 ) -> None:

@@ -29,7 +29,7 @@ from ssdag import (
     mpi_app,
     python_app,
 )
-from ssdag.errors import ConfigError, JobError, SubmitError
+from ssdag.errors import ConfigError, JobError, ProviderError, SubmitError
 from ssdag.executors.allocation.mpi import find_launcher
 from ssdag.executors.batch import BatchExecutor, runner
 from ssdag.providers import LocalProvider, SlurmProvider
@@ -263,6 +263,29 @@ def test_a_scheduler_that_refuses(start: Callable[..., Engine]) -> None:
         BatchExecutor(slots=0)
 
 
+class Slow(LocalProvider):
+    """Does not answer at first."""
+
+    asked = 0
+
+    def submit(self, job: JobSpec) -> str:
+        self.asked += 1
+        if self.asked < 3:
+            raise ProviderError("no answer")
+        return super().submit(job)
+
+
+def test_a_scheduler_that_is_down_for_a_while(start: Callable[..., Engine]) -> None:
+    provider = Slow()
+    start(provider)
+    assert run("true").result(DEADLINE_S) == 0
+    assert provider.asked == 3
+    provider.asked = -1000
+    held = run("true")
+    wait_until(lambda: provider.asked > -1000, DEADLINE_S)
+    assert held.cancel()
+
+
 def test_the_end_of_the_engine_ends_its_jobs(start: Callable[..., Engine], tmp_path: Path) -> None:
     engine = start()
     futures = [run(f"touch {tmp_path}/on; sleep 604.5") for _ in range(3)]
@@ -307,6 +330,17 @@ def test_a_job_that_is_started_again_repeats_nothing(tmp_path: Path) -> None:
     assert second.wait(DEADLINE_S) == 0
     assert _ends(folder) == [(0, 0, ""), (1, None, "lost"), (2, 0, "")]
     assert [(folder / name).read_text() for name in "abc"] == ["a\n", "b\n", "c\n"]
+
+
+def test_a_job_that_was_submitted_twice(tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+    argv = _job(folder, ["touch on; until [ -e go ]; do sleep 0.02; done"])
+    first = spawn(argv)
+    wait_until((folder / "on").exists, DEADLINE_S)
+    assert spawn(argv).wait(DEADLINE_S) == 1
+    (folder / "go").touch()
+    assert first.wait(DEADLINE_S) == 0
+    assert _ends(folder) == [(0, 0, "")]
 
 
 def test_a_runner_that_is_told_to_end(tmp_path: Path) -> None:

@@ -87,7 +87,9 @@ class Hub(threading.Thread):
         self._wake = Wake()
         self._poll = select.epoll()
         self._poll.register(self._wake.fd, select.EPOLLIN)
-        self._pool = Pool(label, _THREADS)
+        # Bodies may be slow; the ends of steps, which give slots back, do not wait for them.
+        self._starts = Pool(f"{label}-start", _THREADS)
+        self._ends = Pool(f"{label}-end", _THREADS)
         self._numbers = itertools.count()
         self._closing = False
         self._over = False
@@ -119,7 +121,8 @@ class Hub(threading.Thread):
         self._closing = True
         self._wake.set()
         # A done callback that ends the engine runs in one of the hub's own threads.
-        if self.is_alive() and threading.current_thread() is not self and not self._pool.here():
+        ours = self._starts.here() or self._ends.here() or threading.current_thread() is self
+        if self.is_alive() and not ours:
             self.join(self._grace_s + _PATIENCE_S + 5.0)
 
     # -- the loop --------------------------------------------------------------------
@@ -140,7 +143,8 @@ class Hub(threading.Thread):
             self._end_all(failure)
         finally:
             self._fail_all(failure)
-            self._pool.close()
+            self._starts.close()
+            self._ends.close()
             self._poll.close()
 
     def _gone(self) -> EngineClosedError:
@@ -164,7 +168,7 @@ class Hub(threading.Thread):
             elif (step := self._by_fd.pop(fd, None)) is not None:
                 self._poll.unregister(fd)
                 self._drop_pump(step)
-                self._pool.put(functools.partial(self._finish, step))
+                self._ends.put(functools.partial(self._finish, step))
 
     def _do_calls(self) -> None:
         while self._calls:
@@ -175,7 +179,7 @@ class Hub(threading.Thread):
         for task, placement in self._schedule.take(time.monotonic()):
             request = self._requests.pop(task)
             step = self._steps[task] = Step(task, request, placement)
-            self._pool.put(functools.partial(self._start, step))
+            self._starts.put(functools.partial(self._start, step))
 
     def _look_at_clocks(self) -> float:
         """End steps whose time is over; return seconds until the next look, -1 for none."""
@@ -185,7 +189,7 @@ class Hub(threading.Thread):
             if step.kill_at is not None:
                 if now >= step.kill_at:
                     step.kill_at = now + _PATIENCE_S
-                    self._pool.put(step.kill)
+                    self._ends.put(step.kill)
                 when = step.kill_at
             elif step.deadline is not None:
                 if now >= step.deadline:

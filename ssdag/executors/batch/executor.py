@@ -181,6 +181,13 @@ class BatchExecutor(Executor):
 
     def check(self, options: Options, kind: str) -> str | None:
         """Say why a task can never run here; None if it can."""
+        there = self.provider.job("check", ("true",), self._asked_folder).folder
+        if there != self._asked_folder:
+            return (
+                f"executor {self.label!r}: jobs on the other machine do not see "
+                f"{self._asked_folder}; where both share a file system, choose a folder= in the "
+                "provider's ssh_folder, else use a PilotExecutor"
+            )
         try:
             request = request_of(options.resources, mpi=kind == "mpi")
             if kind == "python" and (request.launched or request.ranks > 1):

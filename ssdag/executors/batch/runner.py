@@ -11,6 +11,7 @@ one was: what had begun then is not begun again.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -74,12 +75,18 @@ class Runner:
         self._last_alive = (0.0, time.monotonic())
         self._over = False
         self._wake, self._wake_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        before = self._read_progress()
         self._progress = os.open(
             os.path.join(folder, "progress"),
             os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC,
             0o600,
         )
+        try:
+            fcntl.flock(self._progress, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit("ssdag: another job runs these members; this one was submitted twice")
+        except OSError:  # a file system without locks
+            pass
+        before = self._read_progress()
         for index in before["start"] - before["end"]:
             self._say(end=index, exit_code=None, why="lost")
         self._begun |= before["start"] | before["end"]

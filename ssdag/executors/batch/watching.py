@@ -11,7 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from ssdag.errors import EngineClosedError, ProviderError, WorkerLostError
+from ssdag.errors import EngineClosedError, ProviderError, SubmitError, WorkerLostError
 from ssdag.executors.batch.job import Job
 from ssdag.executors.batch.lines import Lines
 from ssdag.executors.batch.making import by_priority, make_members
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ssdag.executors.base import Sink
     from ssdag.executors.batch.executor import BatchExecutor
     from ssdag.executors.batch.job import Member
-    from ssdag.providers.base import JobStatus
+    from ssdag.providers.base import JobSpec, JobStatus, Provider
     from ssdag.tasks import Task
 
 _log = logging.getLogger("ssdag.executors")
@@ -38,6 +38,8 @@ _ALIVE_S = 5.0
 #: Jobs may take so long to be gone when the executor ends.
 _GONE_S = 15.0
 _MOMENT_S = 2.0
+#: A scheduler that does not take jobs is asked again for so long.
+_SUBMIT_S = 120.0
 
 
 class _Group:
@@ -253,10 +255,7 @@ class Watching(threading.Thread):
             alive=os.path.join(executor.folder, "alive"),
             lost_after_s=executor.lost_after_s,
         )
-        with self._wake:
-            if self._closing:
-                return
-        job.job_id = executor.provider.submit(spec)
+        job.job_id = self._take_to(executor.provider, spec)
         with self._wake:
             self._jobs.append(job)
             for index, member in job.open.items():
@@ -266,6 +265,26 @@ class Watching(threading.Thread):
         self._watcher.add(job.job_id)
         for task in late:  # cancelled while it was being submitted
             self._cancel(task)
+
+    def _take_to(self, provider: Provider, spec: JobSpec) -> str:
+        """Submit a job; a scheduler that does not answer is asked again for a while."""
+        give_up = time.monotonic() + _SUBMIT_S
+        pause_s = 0.5
+        while True:
+            with self._wake:
+                if self._closing:
+                    raise self._gone()
+            try:
+                return provider.submit(spec)
+            except SubmitError:
+                raise
+            except ProviderError as error:
+                if time.monotonic() + pause_s > give_up:
+                    raise
+                _log.warning("a job could not be submitted, trying again: %s", error)
+            with self._wake:
+                self._wake.wait_for(lambda: self._closing, pause_s)
+            pause_s = min(2 * pause_s, 10.0)
 
     def _finish(self, job: Job, ended: list[tuple[Member, dict[str, Any]]]) -> None:
         for member, said in ended:
