@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssdag.providers import GridEngineProvider, LocalProvider, SlurmProvider
-from ssdag.providers.commands import LocalRunner
+from ssdag.providers.commands import LocalRunner, Runner
 from tests.clusters.cluster import GridEngineCluster, SlurmCluster
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ FACTORIES: dict[str, str] = {
     "slurm": "tests.conformance.systems:slurm",
     "gridengine": "tests.conformance.systems:gridengine",
     "pbs": "tests.simulators.systems:pbs",
+    "pbs over ssh": "tests.simulators.systems:pbs_over_ssh",
     "torque": "tests.simulators.systems:torque",
     "lsf": "tests.simulators.systems:lsf",
     "cobalt": "tests.simulators.systems:cobalt",
@@ -103,7 +104,7 @@ def factory(name: str) -> Factory:
 class RecordingRunner(LocalRunner):
     """Remembers the commands that it ran, for a look at arguments and at their number."""
 
-    def __init__(self, inner: LocalRunner) -> None:
+    def __init__(self, inner: Runner) -> None:
         super().__init__()
         self.inner = inner
         self.commands: list[tuple[str, ...]] = []

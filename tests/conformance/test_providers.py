@@ -126,7 +126,7 @@ def test_names_and_folders_are_quoted(
     assert finish(provider, provider.submit(spec)).state is JobState.COMPLETED
     out, err = (Path(path) for path in output_paths(spec))
     wait_until(lambda: out.exists() and out.read_text(), what="output")
-    assert out.read_text().rstrip("\n") == str(folder)
+    assert out.read_text().rstrip("\n") == spec.folder
     assert err.read_text() == "err\n"
 
 

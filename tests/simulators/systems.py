@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from ssdag.providers.auto import named
 from ssdag.providers.commands import LocalRunner
+from ssdag.providers.ssh import SshRunner
+from ssdag.providers.ssh_connection import Connection
 from tests.conformance.systems import System
 from tests.simulators.simulator import Simulator
 
@@ -34,13 +36,41 @@ class SimulatorRunner(LocalRunner):
         return super().run(("env", self._path, *argv), timeout_s, stdin)
 
 
+class LikeSshd(Connection):
+    """Gives command lines to a shell, in an environment of its own, as sshd does.
+
+    Parameters
+    ----------
+    simulator : Simulator
+        Whose commands are there.
+    """
+
+    def __init__(self, simulator: Simulator) -> None:
+        super().__init__("host", (), 10.0)
+        self._env = [f"PATH={simulator.env()['PATH']}", f"HOME={simulator.folder}"]
+
+    def open(self) -> str:
+        """Return nothing: it is always there."""
+        return ""
+
+    def command(self, line: str) -> list[str]:
+        """Return what a login shell does with a line."""
+        return ["env", "-i", *self._env, "bash", "-c", line]
+
+
+def _over_ssh(simulator: Simulator, folder: Path) -> SshRunner:
+    runner = SshRunner("host", str(folder))
+    runner._connection = LikeSshd(simulator)
+    return runner
+
+
 @contextmanager
 def _system(
-    kind: str, folder: Path, minute_s: float, limit_s: float, arrays: bool
+    kind: str, folder: Path, minute_s: float, limit_s: float, arrays: bool, ssh: bool = False
 ) -> Iterator[System]:
     with Simulator(kind, NODES) as simulator:
         simulator.control("set", name="minute_s", value=minute_s)
-        runner = SimulatorRunner(simulator)
+        runner = _over_ssh(simulator, folder) if ssh else SimulatorRunner(simulator)
 
         def make(**options: object) -> Provider:
             return named(kind, **{"runner": runner, **options})
@@ -82,6 +112,11 @@ def _system(
 def pbs(folder: Path) -> AbstractContextManager[System]:
     """OpenPBS, simulated."""
     return _system("pbs", folder, 60.0, 1.0, True)
+
+
+def pbs_over_ssh(folder: Path) -> AbstractContextManager[System]:
+    """OpenPBS, simulated, reached by command lines for a remote shell."""
+    return _system("pbs", folder, 60.0, 1.0, True, ssh=True)
 
 
 def torque(folder: Path) -> AbstractContextManager[System]:

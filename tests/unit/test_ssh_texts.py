@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ssdag.errors import ConfigError
+from ssdag.executors import BatchExecutor
 from ssdag.providers import SlurmProvider
 from ssdag.providers.ssh import SshRunner
 from ssdag.providers.ssh_texts import (
@@ -22,6 +23,7 @@ from ssdag.providers.ssh_texts import (
     quote,
     remote_line,
 )
+from ssdag.tasks import Options
 
 WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
 SHELLS = [
@@ -108,3 +110,11 @@ def test_scripts_are_seen_without_a_connection() -> None:
     assert job.folder != provider.job("train", ["true"], "other/a").folder
     assert provider.job("train", ["true"], "/scratch/me/own").folder == "/scratch/me/own"
     assert f"--output={job.folder}/train.out" in provider.script(job)
+
+
+def test_a_batch_executor_needs_a_folder_that_both_machines_see() -> None:
+    provider = SlurmProvider(ssh="me@far", ssh_folder="/scratch/me")
+    told = BatchExecutor(provider, folder="runs").check(Options(), "bash")
+    assert told is not None
+    assert "PilotExecutor" in told
+    assert BatchExecutor(provider, folder="/scratch/me/runs").check(Options(), "bash") is None
