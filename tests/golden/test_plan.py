@@ -94,6 +94,19 @@ def test_scripts_are_shell_and_launch_lines_read_back(path: Path) -> None:
             assert executor.label in plan(None, path)
 
 
+@pytest.mark.parametrize(
+    ("provider", "launcher"),
+    [("cobalt", "aprun -n 1 -N 1 -cc none "), ("slurm", ""), ("pbs", ""), ("flux", "")],
+)
+def test_a_block_of_one_node_needs_a_launcher_where_scripts_do_not_run_on_it(
+    tmp_path: Path, provider: str, launcher: str
+) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(f'[[executors]]\nkind = "pilot"\nprovider = "{provider}"\n')
+    text = plain(plan(None, config), tmp_path)
+    assert f"\n  launch      {launcher}PYTHON -P MANAGER --contact" in text
+
+
 def test_the_plan_of_a_system_that_ssh_reaches(tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text(

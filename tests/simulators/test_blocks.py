@@ -57,7 +57,9 @@ def hold(on: str, go: str) -> int:
 
 
 def engine_on(simulator: Simulator, folder: Path, **options: Any) -> Engine:
-    provider = provider_of(simulator, walltime_s=3600, **options)
+    # Scripts of some systems do not run on their nodes: a launcher takes managers there.
+    init = f"export PATH={simulator.bin}:$PATH"
+    provider = provider_of(simulator, walltime_s=3600, worker_init=init, **options)
     return start(folder, 1, provider=provider, heartbeat_limit_s=10.0, address="127.0.0.1")[0]
 
 
