@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
 import signal
@@ -125,6 +126,18 @@ def test_a_manager_that_was_suspended_for_a_while(tmp_path: Path) -> None:
         assert all(future.result(DEADLINE_S) for future in [*futures, *more])
         assert set(lines(log).values()) == {1}
         assert len(lines(log)) == 600
+
+
+def test_a_driver_that_computes_for_long(tmp_path: Path) -> None:
+    """Its threads cannot beat while C code holds the interpreter lock; nobody gives up."""
+    engine, executor = start(tmp_path, heartbeat_limit_s=1.0)
+    with engine:
+        wait_for_managers_of(engine, executor)
+        pid = one_manager().pid
+        futures = [engine.submit(bodies.stay, 0.05) for _ in range(20)]
+        ctypes.PyDLL(None).sleep(4)
+        assert {future.result(DEADLINE_S) for future in futures} == {"1"}
+        assert one_manager().pid == pid
 
 
 def wait_for_managers_of(engine: Any, executor: PilotExecutor) -> None:

@@ -94,6 +94,7 @@ class PilotHub(threading.Thread):
         #: Why nothing can be run any more.
         self.failure: BaseException | None = None
         self._beaten = self._stolen = 0.0
+        self._turned = time.monotonic()
 
     # -- called from other threads ---------------------------------------------------
 
@@ -230,6 +231,11 @@ class PilotHub(threading.Thread):
 
     def _tick(self, now: float) -> float:
         """Do what is due; return seconds until the next time."""
+        if now - self._turned > self.limit_s / 2:
+            # It is we who were away: suspended, or without the interpreter lock.
+            for peer in self.peers.values():
+                peer.heard = now
+        self._turned = now
         left = self._beaten + self.beat_s - now
         if left <= 0:
             left = self.beat_s

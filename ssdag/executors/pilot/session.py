@@ -36,6 +36,8 @@ _PROBE_S = 3.0
 _HELLO_EVERY_S = 0.5
 #: The driver waits for its whole limit; we end before it gives our tasks to others.
 _SHARE = 0.8
+#: A driver that is there and computes may be silent for so many times the limit.
+_BUSY_LIMITS = 10
 
 
 class Session:
@@ -76,6 +78,14 @@ class Session:
         self._socket.sndhwm = self._socket.rcvhwm = 0  # credit bounds what is on its way
         self._socket.reconnect_ivl = 100
         self._socket.reconnect_ivl_max = 2000
+        # ZeroMQ's own thread answers these, also while a long computation holds the
+        # interpreter lock of the driver's process.
+        self._socket.heartbeat_ivl = max(1, int(self._beat_s * 1000))
+        self._socket.heartbeat_timeout = max(1, int(self._limit_s * 1000))
+        self._monitor = self._socket.get_monitor_socket(
+            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+        )
+        self._connected = False
         keys.secure_manager(self._socket)
         self._socket.connect(f"tcp://{reachable(contact)}:{contact['port']}")
         self.fd = int(self._socket.getsockopt(zmq.FD))
@@ -152,7 +162,10 @@ class Session:
 
     def tick(self, now: float) -> float:
         """Beat, and see whether the driver lives; return seconds until the next time."""
-        if now - self._heard > self._limit_s:
+        silent_s = now - self._heard
+        if silent_s > self._limit_s and not (
+            self._is_connected() and silent_s < _BUSY_LIMITS * self._limit_s
+        ):
             self.over = f"the driver was silent for {self._limit_s:g} s"
             return 0.0
         left = self._beaten + self._beat_s - now
@@ -162,8 +175,19 @@ class Session:
             left = self._beat_s
         return left
 
+    def _is_connected(self) -> bool:
+        """Return True if the driver's process is there, though it says nothing."""
+        from zmq.utils.monitor import recv_monitor_message
+
+        while self._monitor.poll(0):
+            event = recv_monitor_message(self._monitor)["event"]
+            self._connected = event == self._zmq.EVENT_HANDSHAKE_SUCCEEDED
+        return self._connected
+
     def close(self, wait_s: float) -> None:
         """Close the connection; what was sent gets so long to leave."""
+        self._socket.disable_monitor()
+        self._monitor.close(linger=0)
         self._socket.close(linger=int(wait_s * 1000))
         self._context.term()
 
