@@ -81,32 +81,61 @@ def measure_hub(rounds: int, *, quick: bool, console: Console) -> list[dict[str,
     return rows
 
 
-def show(run: Run, hub: list[dict[str, Any]], console: Console) -> None:
-    """Print the tables."""
+def tables_of(run: Run, hub: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the tables as the docs page takes them: title, columns, rows of text."""
+    tables = []
     for ours, peer in PAIRS:
-        table = Table(title=f"one block, 2 workers, medians of {run.rounds} round(s)")
-        for heading in ("", "unit", title(ours), title(peer), "times better"):
-            table.add_column(heading, justify="left" if heading in ("", "unit") else "right")
+        rows = []
         for row, unit, key, decimals, more in ROWS:
             mine, theirs = run.median(ours, key), run.median(peer, key)
-            ratio = ""
-            if mine and theirs:
-                ratio = f"{mine / theirs if more else theirs / mine:.1f}"
+            ratio = f"{mine / theirs if more else theirs / mine:.1f}" if mine and theirs else ""
             cells = ["" if v is None else f"{v:,.{decimals}f}" for v in (mine, theirs)]
-            table.add_row(row, unit, *cells, ratio)
+            rows.append([row, unit, *cells, ratio])
+        how = "encrypted" if ours.endswith("curve") else "in clear text"
+        tables.append({
+            "title": f"One block of two workers, {how}",
+            "columns": ["measure", "unit", title(ours), title(peer), "times better"],
+            "rows": rows,
+        })  # fmt: skip
+    tables.append({
+        "title": "The hub alone, with simulated managers",
+        "columns": ["managers", "tasks a message", "encrypted", "µs of CPU per task",
+                    "tasks/s that one core sustains"],
+        "rows": [
+            [f"{load['managers']:,}", str(load["per_message"]), "yes" if load["encrypt"] else "no",
+             f"{load['process_cpu_us']:.2f}", f"{load['tasks_per_core_s']:,.0f}"]
+            for load in hub
+        ],
+    })  # fmt: skip
+    return tables
+
+
+def notes_of(run: Run) -> list[str]:
+    """Return how the figures were taken."""
+    facts = ", ".join(f"{name} {value}" for name, value in run.machine.items())
+    load = f"{min(run.load):.1f} to {max(run.load):.1f}" if run.load else "unknown"
+    return [
+        (
+            f"Medians of {run.rounds} interleaved round(s), fresh processes: {facts}. "
+            f"Load average while measuring: {load}."
+        ),
+        (
+            "The hub's figures are those of the calmest of as many runs: CPU time of all threads "
+            "of its process, ZeroMQ's too, per task; submitting the tasks is not in it."
+        ),
+    ]
+
+
+def show(tables: list[dict[str, Any]], console: Console) -> None:
+    """Print the tables."""
+    for content in tables:
+        table = Table(title=content["title"])
+        for column in content["columns"]:
+            left = column in ("measure", "unit")
+            table.add_column(column, justify="left" if left else "right")
+        for row in content["rows"]:
+            table.add_row(*row)
         console.print(table)
-    table = Table(title="the hub alone, simulated managers")
-    for heading in ("managers", "tasks/message", "encrypted", "us CPU/task", "tasks/s of a core"):
-        table.add_column(heading, justify="right")
-    for load in hub:
-        table.add_row(
-            f"{load['managers']:,}",
-            str(load["per_message"]),
-            "yes" if load["encrypt"] else "no",
-            f"{load['process_cpu_us']:.2f}",
-            f"{load['tasks_per_core_s']:,.0f}",
-        )
-    console.print(table)
 
 
 def main() -> None:
@@ -122,10 +151,13 @@ def main() -> None:
     rounds = args.rounds or (1 if args.quick else 3)
     run = measure(list(PILOTS), rounds, quick=args.quick, console=console)
     hub = measure_hub(rounds, quick=args.quick, console=console)
-    show(run, hub, console)
+    tables = tables_of(run, hub)
+    show(tables, console)
     if not args.quick:
         path = RESULTS / "pilot.json"
-        path.write_text(json.dumps({**vars(run), "hub": hub}, indent=1) + "\n", encoding="utf-8")
+        content = {**vars(run), "hub": hub, "notes": notes_of(run), "tables": tables}
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        path.write_text(text + "\n", encoding="utf-8")
         console.print(f"written: {path}", highlight=False)
 
 

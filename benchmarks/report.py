@@ -86,8 +86,8 @@ def _gates(run: Run) -> Iterator[str]:
         yield from markdown_table(["missed", "target", "measured"], rows)
 
 
-def tensor_section(data: dict[str, Any]) -> Iterator[str]:
-    """The lines of the tensor benchmark: notes and tables as it wrote them."""
+def notes_and_tables(data: dict[str, Any]) -> Iterator[str]:
+    """The lines of a benchmark that wrote its notes and tables itself."""
     for note in data.get("notes", []):
         yield from ("", str(note))
     for table in data.get("tables", []):
@@ -99,12 +99,14 @@ def tensor_section(data: dict[str, Any]) -> Iterator[str]:
 def section(results: Path) -> str:
     """All that is known from the JSON files in `results`."""
     lines: list[str] = []
-    engine, tensors = results / "engine.json", results / "tensors.json"
+    engine = results / "engine.json"
     if engine.exists():
         lines += ["## Engine", "", *engine_section(Run.read(engine))]
-    if tensors.exists():
-        data = json.loads(tensors.read_text(encoding="utf-8"))
-        lines += ["", "## Tensors", *tensor_section(data)]
+    for name, heading in (("tensors", "Tensors"), ("pilot", "Pilot")):
+        path = results / f"{name}.json"
+        if path.exists():
+            data = json.loads(path.read_text(encoding="utf-8"))
+            lines += ["", f"## {heading}", *notes_and_tables(data)]
     return "\n".join(lines).strip() or "Nothing has been measured yet."
 
 
