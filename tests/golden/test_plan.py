@@ -177,6 +177,28 @@ def test_a_script_without_configuration_and_one_that_fails(tmp_path: Path) -> No
     assert "starts no engine" in command_line(str(script)).stdout
 
 
+def test_a_script_with_a_configuration_of_its_own(tmp_path: Path) -> None:
+    script = tmp_path / "work.py"
+    script.write_text(
+        "import numpy as np\nimport ssdag\nfrom concurrent.futures import ThreadPoolExecutor\n"
+        "from ssdag import Config, Resources, mpi_app, python_app\n"
+        "from ssdag.executors import AllocationExecutor, FuturesExecutor\n"
+        "from ssdag.providers import SlurmProvider\n"
+        "@mpi_app(resources=Resources(ranks=4))\ndef f(): return 'solve'\n"
+        "@python_app(executors=['pool'], cache=True)\ndef g(x): return x\n"
+        "steps = AllocationExecutor(SlurmProvider(cores_per_node=4))\n"
+        "pool = FuturesExecutor(lambda: ThreadPoolExecutor(1), label='pool')\n"
+        "with ssdag.load(Config(executors=[steps, pool])) as engine:\n"
+        "    f()\n    print(engine.graph())\n"
+        "    values = ssdag.gather([g(i) for i in range(3)])\n"
+        "    print(np.mean(values))\n"
+    )
+    done = command_line(str(script))
+    assert "srun --nodes=1 --ntasks=4" in done.stdout
+    assert "executor 'pool' (FuturesExecutor): it starts what it needs itself" in done.stdout
+    assert re.search(r"4 tasks planned; the plan .* the value of g of task 1 is", done.stdout)
+
+
 def test_a_checkpoint_gets_nothing_of_a_plan(tmp_path: Path) -> None:
     script = tmp_path / "work.py"
     script.write_text(
@@ -216,6 +238,7 @@ def test_unknown_values() -> None:
     assert str(value.a["b"](1) * 2 + 1 - value).startswith("<a number from sub of")
     uses: list[Callable[[Any], object]] = [
         bool, list, len, float, int, max, sorted, open, lambda v: v > 1, lambda v: 1 in v,
+        lambda v: v == 0, lambda v: v != 0,
     ]  # fmt: skip
     for use in uses:
         with pytest.raises(PlanEnd, match="the value of f of task 1 is needed"):

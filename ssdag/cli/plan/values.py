@@ -50,6 +50,8 @@ class Unknown:
     def __init__(self, name: str) -> None:
         self._name = name
 
+    __hash__ = object.__hash__  # it compares with nothing, and is found as itself
+
     def __repr__(self) -> str:
         return f"<{self._name}>"
 
@@ -108,6 +110,8 @@ for _name, _use in {
     "index": "as an index",
     "array": "as an array",
     "fspath": "as a path",
+    "eq": "to compare it",
+    "ne": "to compare it",
     "lt": "to compare it",
     "le": "to compare it",
     "gt": "to compare it",
