@@ -382,7 +382,7 @@ def run(command):
     return command
 
 provider = {"local": LocalProvider, "slurm": SlurmProvider}[sys.argv[2]]()
-executor = BatchExecutor(provider, folder=sys.argv[1], lost_after_s=8.0)
+executor = BatchExecutor(provider, folder=sys.argv[1], lost_after_s=4.0)
 ssdag.load(Config(executors=[executor]))
 run(f"touch {sys.argv[1]}/on; sleep 604.8")
 time.sleep(600)

@@ -264,8 +264,8 @@ class Hub(threading.Thread):
             for _, args, kwargs in launch([task]):
                 args, kwargs = localize(args, kwargs)
                 program = step.prepare(maker_of(task), args, kwargs, make_folder)
-                self._launch(step, program)
                 self._sink.running((task,))
+                self._launch(step, program)
                 self._call(self._watch, step)
                 return
             error = None  # it was cancelled

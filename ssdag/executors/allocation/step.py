@@ -94,6 +94,8 @@ class Step:
             self.process = self._spawn(launch, self._out.fd if self._out else None, err.fd)
             guard.session(self.process.pid, grace_s)
         except BaseException:
+            if self.process is not None:
+                self.process.kill_session()
             self._files.close()
             raise
         self.started = time.monotonic()

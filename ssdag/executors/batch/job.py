@@ -152,6 +152,8 @@ class Job:
             if (member := self.open.get(said.get("start", -1))) is not None:
                 member.began = _monotonic(said["time"])
                 began.append(member.task)
+            elif "left" in said:
+                self.cut.update(said["left"])
             elif said.get("why") == "cut":
                 self.cut.add(said["end"])
             elif (member := self.open.pop(said.get("end", -1), None)) is not None:

@@ -206,6 +206,8 @@ class Runner:
 
     def _end_all(self, why: str) -> None:
         self._over = True
+        # Not their end, which may still come; nobody shall wait for it when we are killed.
+        self._say(left=[*(member.index for member in self._running.values()), *self._todo])
         for member in self._running.values():
             self._end(member, why)
 
