@@ -40,6 +40,8 @@ _log = logging.getLogger("ssdag.executors")
 SHUTDOWN = "the driver said so"
 #: So many results go at once, whatever the window says.
 _FULL_BATCH = 64
+#: While more tasks are here than workers can begin, results wait so long for others.
+_STOCKED_WINDOW_S = 0.002
 #: What workers hold is told once it is so old, and so often at most.
 _NOTE_S = 0.003
 _NOTE_EVERY_S = 0.02
@@ -224,7 +226,10 @@ class Relay(Hub):
             left = self._note_due - now
         if not (self._results or self._begun or self._running):
             return left
-        wait = self._flushed + self.session.window_s - now
+        window_s = self.session.window_s
+        if len(self.open) > 2 * self.max_workers:  # the driver has us in stock
+            window_s = max(window_s, _STOCKED_WINDOW_S)
+        wait = self._flushed + window_s - now
         if wait <= 0 or len(self._results) >= _FULL_BATCH or not self.open:
             self.flush()
             return left
