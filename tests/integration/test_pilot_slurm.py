@@ -121,7 +121,9 @@ def test_a_scheduler_that_is_silent_for_a_while(tmp_path: Path, slurm: SlurmClus
 
 def test_blocks_wait_their_turn(tmp_path: Path, slurm: SlurmCluster) -> None:
     """Jobs in the queue, held ones too, are not asked for again; they go at the end."""
-    other = slurm.run("sbatch", "--parsable", "-N4", "--exclusive", "--wrap=sleep 300").strip()
+    other = slurm.run(
+        "sbatch", "--parsable", "-N4", "--exclusive", "-o", "/dev/null", "--wrap=sleep 300"
+    ).strip()
     wait_until(lambda: jobs(slurm, "RUNNING"), DEADLINE_S, "the cluster is full")
     engine, _ = start(tmp_path, 1, provider=provider(max_blocks=3))
     with engine:
