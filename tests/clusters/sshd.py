@@ -55,14 +55,17 @@ class LoopbackSshd:
             "-o", "IdentitiesOnly=yes", "-o", f"UserKnownHostsFile={known}",
             "-o", "StrictHostKeyChecking=yes",
         )  # fmt: skip
-        variables = " ".join(f'"{name}={value}"' for name, value in (env or {}).items())
+        home = self.folder / "home"  # an empty one: the user's own start-up files are not ours
+        home.mkdir()
+        settings = {"HOME": str(home), **(env or {})}
+        variables = " ".join(f'"{name}={value}"' for name, value in settings.items())
         config = [
             f"Port {self.port}", "ListenAddress 127.0.0.1", f"HostKey {self.folder / 'host_key'}",
             f"AuthorizedKeysFile {self.folder / 'authorized_keys'}", "StrictModes no",
             "UsePAM no", "PasswordAuthentication no", "KbdInteractiveAuthentication no",
             "PermitRootLogin prohibit-password", "PidFile none", "PrintMotd no", "UseDNS no",
             f"Subsystem sftp {_sftp_server()}", "MaxStartups 100",
-            *([f"SetEnv {variables}"] if variables else []),
+            f"SetEnv {variables}",
         ]  # fmt: skip
         (self.folder / "config").write_text("\n".join(config) + "\n")
         if os.getuid() == 0:

@@ -10,6 +10,11 @@ import pytest
 import ssdag
 from ssdag.executors import LocalExecutor, PilotExecutor, ThreadExecutor
 from ssdag.providers.local import LocalProvider
+from tests.contract.stagings import place as place
+from tests.contract.stagings import server as server
+from tests.contract.stagings import sshd as sshd
+from tests.contract.stagings import staging_cache as staging_cache
+from tests.contract.stagings import web as web
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,6 +6,8 @@ from __future__ import annotations
 import email.utils
 import functools
 import http.server
+import os
+import shutil
 import threading
 import zipfile
 from contextlib import contextmanager
@@ -13,17 +15,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import pytest
+
 from ssdag.apps.files import File
+from ssdag.apps.staging import places
 from ssdag.apps.staging.archive import ZipStaging
 from ssdag.apps.staging.http import HttpStaging
 from ssdag.apps.staging.ssh import SshStaging
+from tests.clusters.sshd import LoopbackSshd
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from ssdag.apps.staging import RemoteStaging
-    from tests.clusters.sshd import LoopbackSshd
 
 
 @dataclass
@@ -60,9 +65,14 @@ class WebServer(http.server.ThreadingHTTPServer):
         So many of the next answers end before their time.
     plain : bool
         Say nothing of versions, and answer to GET only.
+    gate : threading.Event
+        Answers to GET wait for it in the middle.
     """
 
     daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Write nothing: clients that are killed are part of the tests."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -71,6 +81,8 @@ class WebServer(http.server.ThreadingHTTPServer):
         self.codes: list[int] = []
         self.cut = 0
         self.plain = False
+        self.gate = threading.Event()
+        self.gate.set()
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.server_port}/{quote(name)}"
@@ -96,7 +108,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if content is not None and self.server.cut:
             self.server.cut -= 1
             content = content[: len(content) // 2]
-        self.wfile.write(content or b"")
+        content = content or b""
+        self.wfile.write(content[: len(content) // 2])
+        self.wfile.flush()
+        self.server.gate.wait(60)
+        self.wfile.write(content[len(content) // 2 :])
 
     def _failed(self) -> bool:
         if not self.server.codes:
@@ -201,3 +217,54 @@ class Counting:
             fetch(file, target)
 
         self.staging.fetch = counted  # type: ignore[method-assign]
+
+
+# -- fixtures, which conftest.py makes known ---------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LoopbackSshd]:
+    made = LoopbackSshd()
+    made.stop()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def sshd(server: LoopbackSshd) -> Iterator[LoopbackSshd]:
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with web_server() as server:
+        yield server
+
+
+@pytest.fixture
+def staging_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The node's folder, for this test alone; empty afterwards."""
+    parent = tmp_path / "cache"
+    monkeypatch.setenv(places.VARIABLE, str(parent))
+    made = parent / f"ssdag-staging-{os.getuid()}"
+    yield made
+    places.leave()
+    assert not made.exists() or os.listdir(made) == ["users"]
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    kind = request.param
+    if kind == "http":
+        made = web_place(request.getfixturevalue("web"))
+    elif kind == "zip":
+        made = zip_place(tmp_path)
+    else:
+        if kind == "rsync" and shutil.which("rsync") is None:
+            pytest.skip("no rsync")
+        made = ssh_place(request.getfixturevalue("sshd"), tmp_path, rsync=kind == "rsync")
+    made.staging.first_pause_s = 0.01
+    return made
