@@ -38,7 +38,7 @@ def start(
         provider or LocalProvider(**(blocks or {})),
         workers_per_node=workers,
         run_dir=folder / "runs",
-        **{"cores_per_worker": 0.1, "heartbeat_s": 0.2, "heartbeat_limit_s": 2.0, **options},
+        **{"cores_per_worker": 0.1, "heartbeat_s": 0.2, "heartbeat_limit_s": 8.0, **options},
     )
     return ssdag.load(ssdag.Config(executors=[executor], retries=retries)), executor
 

@@ -49,7 +49,11 @@ def harm(rng: random.Random) -> None:
 def test_everything_dies_at_random(tmp_path: Path) -> None:
     rng = random.Random(20)
     engine, executor = start(
-        tmp_path, blocks={"max_blocks": 3, "walltime_s": 20.0}, failures_allowed=99, max_idle_s=1.0
+        tmp_path,
+        blocks={"max_blocks": 3, "walltime_s": 20.0},
+        heartbeat_limit_s=2.0,
+        failures_allowed=99,
+        max_idle_s=1.0,
     )
     stop = threading.Event()
 
