@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -37,6 +38,15 @@ def wait_until(
             pytest.fail(f"{what}: not true within {deadline_s} s")
         time.sleep(pause_s)
         pause_s = min(pause_s * 1.5, 0.05)
+
+
+def pytest_configure() -> None:
+    """Take Ctrl-C as usual, also where we were started in the background of a shell.
+
+    Such a shell has its children ignore it, and they hand that on to all programs that
+    the tests interrupt.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def our_children() -> set[psutil.Process]:

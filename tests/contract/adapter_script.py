@@ -8,6 +8,7 @@ installed.
 from __future__ import annotations
 
 import concurrent.futures as cf
+import faulthandler
 import importlib
 import multiprocessing
 import os
@@ -192,6 +193,9 @@ def deaths(name: str) -> None:
 def main() -> int:
     """Run all checks on one adapter."""
     name, tmp = sys.argv[1:]
+    faulthandler.dump_traceback_later(150.0, exit=True)  # should it hang: where
+    # MPICH starts its workers by the mpiexec that it finds first: it must be its own.
+    os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
     needs = {"loky": "loky", "mpi4py": "mpi4py", "dask": "distributed", "ray": "ray"}.get(name)
     try:
         if needs is not None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import concurrent.futures as cf
 import logging
 import os
+import time
+from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
 from ssdag.arguments import localize
@@ -23,6 +25,8 @@ _log = logging.getLogger("ssdag.executors")
 
 #: A pool that breaks so often without finishing anything is not made again.
 _BREAKS = 3
+#: Idle processes have so long to end by themselves.
+_END_S = 10.0
 
 
 class FuturesExecutor(ForeignExecutor):
@@ -103,13 +107,14 @@ class FuturesExecutor(ForeignExecutor):
         if self._make is None:
             return
         processes = list((getattr(self._pool, "_processes", None) or {}).values())
-        busy = self._sent > 0
-        _shutdown(self._pool, wait=not busy)
-        if busy:  # nobody can wait for a body that may never end
-            for process in processes:
+        busy = self._sent > 0  # nobody can wait for a body that may never end
+        _shutdown(self._pool, wait=not busy and not processes)
+        # Not by the pool's own wait: one that is broken may never come back from it.
+        end = time.monotonic() + (0.0 if busy else _END_S)
+        for process in processes:
+            if not wait([process.sentinel], max(0.0, end - time.monotonic())):
                 process.kill()
-            for process in processes:
-                process.join(5.0)
+                wait([process.sentinel], _END_S)
 
     def _send(
         self, task: Task, args: tuple[Any, ...], kwargs: dict[str, Any] | None
