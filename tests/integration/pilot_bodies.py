@@ -28,6 +28,14 @@ def stay(seconds: float) -> str:
     return os.environ["SSDAG_BLOCK_ID"]
 
 
+def hold_noted(log: str, release: str) -> int:
+    """Note that it began, end when it may; return how often it has begun."""
+    note(log, "begun")
+    wait_for(release)
+    with open(log) as file:
+        return len(file.readlines())
+
+
 def meet(mine: str, others: list[str]) -> str:
     """Return when all others are here too."""
     touch(mine)

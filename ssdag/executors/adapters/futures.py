@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import concurrent.futures as cf
+import contextlib
 import logging
 import os
+import signal
 import time
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
@@ -106,15 +108,8 @@ class FuturesExecutor(ForeignExecutor):
     def _close(self) -> None:
         if self._make is None:
             return
-        processes = list((getattr(self._pool, "_processes", None) or {}).values())
-        busy = self._sent > 0  # nobody can wait for a body that may never end
-        _shutdown(self._pool, wait=not busy and not processes)
-        # Not by the pool's own wait: one that is broken may never come back from it.
-        end = time.monotonic() + (0.0 if busy else _END_S)
-        for process in processes:
-            if not wait([process.sentinel], max(0.0, end - time.monotonic())):
-                process.kill()
-                wait([process.sentinel], _END_S)
+        # Nobody can wait for a body that may never end.
+        _end(self._pool, _END_S if self._sent == 0 else 0.0)
 
     def _send(
         self, task: Task, args: tuple[Any, ...], kwargs: dict[str, Any] | None
@@ -144,7 +139,7 @@ class FuturesExecutor(ForeignExecutor):
         if self._make is None or self._breaks > _BREAKS or self._closed:
             return False
         _log.warning("the pool of executor %r broke and is made again", self.label)
-        _shutdown(self._pool, wait=False)
+        _end(self._pool, 0.0)
         self._pool = self._make()
         return True
 
@@ -161,8 +156,20 @@ class FuturesExecutor(ForeignExecutor):
         return handle.cancel()
 
 
-def _shutdown(pool: Any, *, wait: bool) -> None:
+def _end(pool: Any, patience_s: float) -> None:
+    """Shut a pool down; processes of it that do not end in time are killed.
+
+    Not by the pool's own wait: one that is broken may never come back from it.
+    """
+    processes = list((getattr(pool, "_processes", None) or {}).values())
+    waits = patience_s > 0 and not processes
     try:
-        pool.shutdown(wait=wait, cancel_futures=True)
+        pool.shutdown(wait=waits, cancel_futures=True)
     except TypeError:  # loky, whose option has another name
-        pool.shutdown(wait=wait)
+        pool.shutdown(wait=waits)
+    end = time.monotonic() + patience_s
+    for process in processes:
+        if not wait([process.sentinel], max(0.0, end - time.monotonic())):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)  # loky's have no kill()
+            wait([process.sentinel], _END_S)
