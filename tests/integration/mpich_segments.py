@@ -7,6 +7,7 @@ Slurm that was set up anew, would meet the old contents and hang as it starts.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import psutil
@@ -15,8 +16,9 @@ _FOLDER = Path("/dev/shm")
 
 
 def sweep() -> None:
-    """Remove the segments of MPICH that no process maps."""
-    names = {path.name for path in _FOLDER.glob("mpich_shm_*")}
+    """Remove our own segments of MPICH that no process maps."""
+    ours = os.getuid()
+    names = {path.name for path in _FOLDER.glob("mpich_shm_*") if path.stat().st_uid == ours}
     if not names:
         return
     for process in psutil.process_iter():
