@@ -111,7 +111,8 @@ SlurmdParameters=config_overrides
 ReturnToService=2
 InactiveLimit=0
 KillWait=2
-MinJobAge=${MIN_JOB_AGE:-300}
+# Longer than a whole run of the tests, which look at some jobs at their end.
+MinJobAge=${MIN_JOB_AGE:-7200}
 SlurmdTimeout=${SLURMD_TIMEOUT:-10}
 SlurmctldTimeout=10
 MaxJobCount=20000
