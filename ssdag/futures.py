@@ -19,6 +19,7 @@ import concurrent.futures as cf
 import logging
 import os
 import threading
+from _thread import allocate_lock
 from concurrent.futures import CancelledError, InvalidStateError
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -65,13 +66,21 @@ WAIT_GUARD = WaitGuard()
 
 
 class Future(cf.Future[T], Generic[T]):
-    """A ``concurrent.futures.Future`` of 120 bytes.
+    """A ``concurrent.futures.Future`` of 130 bytes.
 
     ``result()`` resolves a :class:`~ssdag.references.Reference`; everything else
     behaves as the standard library documents it.
     """
 
-    __slots__ = ("_cond", "_done_callbacks", "_exception", "_result", "_state", "_waiters")
+    __slots__ = (
+        "_cond",
+        "_done_callbacks",
+        "_exception",
+        "_result",
+        "_sleepers",
+        "_state",
+        "_waiters",
+    )
 
     if TYPE_CHECKING:
         _state: str
@@ -80,6 +89,7 @@ class Future(cf.Future[T], Generic[T]):
         _done_callbacks: list[Callable[[Any], object]] | None
         _waiters: Any
         _cond: threading.Condition | None
+        _sleepers: list[Any] | None
 
     def __init__(self) -> None:  # the base initialiser would build a condition and a dict
         self._state = _PENDING
@@ -87,6 +97,7 @@ class Future(cf.Future[T], Generic[T]):
         self._exception = None
         self._done_callbacks = None
         self._cond = None
+        self._sleepers = None
 
     if not TYPE_CHECKING:  # to a type checker it is the attribute that the base class has
 
@@ -130,15 +141,31 @@ class Future(cf.Future[T], Generic[T]):
     # -- waiting ---------------------------------------------------------------------
 
     def _wait(self, timeout: float | None) -> None:
-        """Block until done; raise TimeoutError after `timeout` seconds."""
+        """Block until done; raise TimeoutError after `timeout` seconds.
+
+        Not by the condition: Ctrl-C may come just when ``with condition`` has its lock,
+        which would then be held for ever, against the thread that completes us.
+        """
         release = None
         if timeout is None and WAIT_GUARD.before_wait is not None:
             release = WAIT_GUARD.before_wait(self)
         try:
-            cond = self._condition
-            with cond:
-                if not cond.wait_for(self.done, timeout):
-                    raise TimeoutError(f"not done within {timeout} s")
+            sleeper = allocate_lock()
+            sleeper.acquire()
+            with LOCK:
+                if self.done():
+                    return
+                if self._sleepers is None:
+                    self._sleepers = [sleeper]
+                else:
+                    self._sleepers.append(sleeper)
+            limit = -1.0 if timeout is None else min(max(timeout, 0.0), threading.TIMEOUT_MAX)
+            if not sleeper.acquire(timeout=limit):
+                with LOCK:
+                    if self._sleepers is None:  # done just now
+                        return
+                    self._sleepers.remove(sleeper)
+                raise TimeoutError(f"not done within {timeout} s")
         finally:
             if release is not None:
                 release()
@@ -214,6 +241,10 @@ class Future(cf.Future[T], Generic[T]):
         self._result = result
         self._exception = error
         self._state = state
+        if self._sleepers is not None:
+            for sleeper in self._sleepers:
+                sleeper.release()
+            self._sleepers = None
         callbacks = self._done_callbacks
         self._done_callbacks = None
         return callbacks or ()

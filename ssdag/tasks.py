@@ -283,6 +283,7 @@ class AppFuture(Future[T]):
         self._exception = None
         self._done_callbacks = None
         self._cond = None
+        self._sleepers = None
         self._task = task
         self._children: list[Task] | None = None
 

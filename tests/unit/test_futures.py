@@ -122,6 +122,8 @@ def test_it_is_lean() -> None:
     waited: Future[int] = Future()
     with pytest.raises(TimeoutError):
         waited.result(0.0)
+    assert waited._cond is None  # Ctrl-C in result() can leave no condition locked
+    cf.wait([waited], 0.0)
     assert waited._cond is not None
 
 
