@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import ssdag.arguments as arguments
+from ssdag.apps.gate import completed, wait_for
 from ssdag.errors import SsdagError
 from ssdag.monitoring.progress import Progress
 
@@ -70,7 +71,7 @@ def gather(
         if watched is not None:
             watched.start()
         when = ALL_COMPLETED if return_exceptions else FIRST_EXCEPTION
-        done, waiting = cf.wait(found, timeout, when)
+        done, waiting = wait_for(found, timeout, when)
     finally:
         if watched is not None:
             watched.close()
@@ -125,8 +126,7 @@ def wait(
     tuple of two sets
         Those that are done, and the others.
     """
-    done, waiting = cf.wait(_listed("wait", futures), timeout, return_when)
-    return done, waiting
+    return wait_for(_listed("wait", futures), timeout, return_when)
 
 
 def _listed(name: str, futures: Any) -> list[cf.Future[Any]]:
@@ -176,7 +176,7 @@ def _completed(
     try:
         if watched is not None:
             watched.start()
-        yield from cf.as_completed(futures, timeout)
+        yield from completed(futures, timeout)
     finally:
         if watched is not None:
             watched.close()

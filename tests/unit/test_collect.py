@@ -322,3 +322,17 @@ def test_ctrl_c(screen: Terminal, gate: threading.Event, collect: Callable[[Any]
     assert not future.done()
     gate.set()
     assert future.result(DEADLINE_S) is True
+
+
+def test_waiting_makes_no_conditions() -> None:
+    """Ctrl-C while many are held could leave some locked, against who completes them."""
+    futures: list[Future[int]] = [Future() for _ in range(3)]
+    with pytest.raises(TimeoutError, match="3 of 3"):
+        ssdag.gather(futures, timeout=0.0)
+    assert ssdag.wait(futures, 0.0) == (set(), set(futures))
+    futures[1].set_result(1)
+    assert next(ssdag.as_completed(futures)) is futures[1]
+    with pytest.raises(TimeoutError, match="2 \\(of 3\\) futures unfinished"):
+        list(ssdag.as_completed(futures, timeout=0.0))
+    assert ssdag.wait(futures, 0.0, FIRST_COMPLETED) == ({futures[1]}, {futures[0], futures[2]})
+    assert all(future._cond is None and not future._sleepers for future in futures)
