@@ -11,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -155,6 +156,34 @@ class SlurmCluster(Cluster):
     def start_node(self, name: str) -> None:
         """Start a node's daemon again."""
         self.run("slurmd", "-N", name, "-f", self.env["SLURM_CONF"])
+
+    def revive(self) -> None:
+        """Start the daemons of nodes again that have crashed.
+
+        Debian's slurmd 22.05 does, very rarely, when several steps begin at once; the
+        node would be down for all tests to come.
+        """
+        from tests.conftest import wait_until  # which loads the fixtures that load us
+
+        names = [path.stem for path in (self.folder / "run").glob("slurmd-*.pid")]
+        dead = [name.removeprefix("slurmd-") for name in names if not _is_alive(self._pid(name))]
+        for name in dead:
+            self.start_node(name)
+        for name in dead:
+            wait_until(partial(self._is_up, name), 60.0, f"node {name} is back")
+
+    def _is_up(self, name: str) -> bool:
+        argv = ["srun", "--immediate=5", "-Q", "-w", name, "-N1", "true"]
+        done = subprocess.run(argv, env={**os.environ, **self.env}, check=False, timeout=60,
+                              stderr=subprocess.DEVNULL)  # fmt: skip
+        return done.returncode == 0
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class GridEngineCluster(Cluster):

@@ -27,6 +27,7 @@ def slurm(slurm_cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> Slurm
     """The same, with SLURM_CONF set for this test, so that all commands find it."""
     for name, value in slurm_cluster.env.items():
         monkeypatch.setenv(name, value)
+    slurm_cluster.revive()
     return slurm_cluster
 
 

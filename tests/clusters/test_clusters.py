@@ -42,3 +42,11 @@ def test_a_cluster_ends_with_its_owner_however_that_ends() -> None:
     wait_until(lambda: not Path(folder).exists(), 30, "the folder is removed")
     left = [p for p in psutil.process_iter(["cmdline"]) if folder in str(p.info["cmdline"])]
     assert [p for p in left if p.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def test_a_node_whose_daemon_crashed_is_brought_back(slurm: SlurmCluster) -> None:
+    daemon = psutil.Process(slurm._pid("slurmd-n3"))
+    slurm.kill_node("n3")
+    psutil.wait_procs([daemon], timeout=20)
+    slurm.revive()
+    assert slurm.run("srun", "-w", "n3", "-N1", "printenv", "SLURMD_NODENAME") == "n3\n"
