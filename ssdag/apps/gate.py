@@ -9,8 +9,8 @@ that completes them; and for futures of ours conditions would have to be made fi
 from __future__ import annotations
 
 import concurrent.futures as cf
+import math
 import queue
-import threading
 import time
 from _thread import allocate_lock
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,15 @@ from ssdag.futures import LOCK, Future
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+
+#: A signal that comes in the instant before a thread falls asleep does not wake it, so
+#: that Ctrl-C would have to wait for the futures: the thread looks up so often.
+_LOOK_UP_S = 0.5
+
+
+def _step_s(end: float) -> float:
+    return min(_LOOK_UP_S, max(0.0, end - time.monotonic()))
 
 
 class _Part:
@@ -100,8 +109,9 @@ def wait_for(
         parts: list[tuple[Future[Any], _Part]] = []
         try:
             parts = _watch(unique, gate)
-            limit = -1.0 if timeout is None else min(max(timeout, 0.0), threading.TIMEOUT_MAX)
-            gate.lock.acquire(timeout=limit)
+            end = math.inf if timeout is None else time.monotonic() + timeout
+            while not gate.lock.acquire(timeout=_step_s(end)) and time.monotonic() < end:
+                pass
         finally:
             _forget(parts)
     done = {future for future in unique if future.done()}
@@ -110,18 +120,21 @@ def wait_for(
 
 def completed(futures: Iterable[cf.Future[Any]], timeout: float | None) -> Iterator[Any]:
     """Do what ``concurrent.futures.as_completed`` does."""
-    end = None if timeout is None else time.monotonic() + timeout
+    end = math.inf if timeout is None else time.monotonic() + timeout
     unique = dict.fromkeys(futures)
     ended: queue.SimpleQueue[cf.Future[Any]] = queue.SimpleQueue()
     parts = _watch(unique, ended.put)
     try:
         for number in range(len(unique)):
-            left = None if end is None else max(0.0, end - time.monotonic())
-            try:
-                future = ended.get(timeout=left)
-            except queue.Empty:
-                unfinished = len(unique) - number
-                raise TimeoutError(f"{unfinished} (of {len(unique)}) futures unfinished") from None
+            while True:
+                try:
+                    future = ended.get(timeout=_step_s(end))
+                    break
+                except queue.Empty:
+                    if time.monotonic() < end:
+                        continue
+                    text = f"{len(unique) - number} (of {len(unique)}) futures unfinished"
+                    raise TimeoutError(text) from None
             yield future
             del future  # not held while its user works
     finally:
