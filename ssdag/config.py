@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from ssdag.errors import ConfigError
+from ssdag.resources import check_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -90,9 +91,7 @@ class Config:
             raise ConfigError(f"retries={self.retries!r}: an int >= 0 or a RetryPolicy is needed")
         if self.retry_handler is not None and not callable(self.retry_handler):
             raise ConfigError(f"retry_handler={self.retry_handler!r}: a callable is needed")
-        backoff = self.retry_backoff_s
-        if isinstance(backoff, bool) or not isinstance(backoff, (int, float)) or not backoff >= 0:
-            raise ConfigError(f"retry_backoff_s={backoff!r}: seconds >= 0 are needed")
+        check_seconds("retry_backoff_s", self.retry_backoff_s)
         if self.checkpoint is not None and not isinstance(self.checkpoint, (str, os.PathLike)):
             raise ConfigError(f"checkpoint={self.checkpoint!r}: a path is needed")
         limit = self.max_pending

@@ -67,3 +67,10 @@ def check_walltime(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise ConfigError(f"walltime_s={value!r}: a positive number of seconds is needed")
     return float(value)
+
+
+def check_seconds(name: str, value: object) -> float:
+    """Return an option that is a time of at least 0 s; raise ConfigError if it is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        raise ConfigError(f"{name}={value!r}: seconds >= 0 are needed")
+    return float(value)

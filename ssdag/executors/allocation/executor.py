@@ -21,6 +21,7 @@ from ssdag.executors.base import Capabilities, Executor
 from ssdag.launchers import Launcher, SingleLauncher
 from ssdag.launchers.named import launcher_of
 from ssdag.providers.base import Node, Provider
+from ssdag.resources import check_seconds
 from ssdag.wire import guard
 
 if TYPE_CHECKING:
@@ -100,8 +101,7 @@ class AllocationExecutor(Executor):
         if launcher is not None and not isinstance(launcher, (Launcher, str, Mapping)):
             raise ConfigError(f"launcher={launcher!r}: a Launcher or its name is needed")
         for name, value in (("reserve_after_s", reserve_after_s), ("grace_s", grace_s)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-                raise ConfigError(f"{name}={value!r}: seconds >= 0 are needed")
+            check_seconds(name, value)
         self._provider = provider
         self._launcher = None if launcher is None else launcher_of(launcher)
         self._asked = _checked_nodes(nodes)

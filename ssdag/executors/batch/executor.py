@@ -18,6 +18,7 @@ from ssdag.executors.batch.lines import Lines
 from ssdag.executors.batch.watching import Watching
 from ssdag.providers.base import JobSpec, Provider
 from ssdag.providers.options import BlockOptions
+from ssdag.resources import check_seconds
 
 if TYPE_CHECKING:
     from ssdag.executors.allocation.request import Request
@@ -97,8 +98,7 @@ class BatchExecutor(Executor):
             ):
                 raise ConfigError(f"{name}={number!r}: an int of at least 1 is needed")
         for name, value in (("coalesce_s", coalesce_s), ("lost_after_s", lost_after_s)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-                raise ConfigError(f"{name}={value!r}: seconds >= 0 are needed")
+            check_seconds(name, value)
         self._provider = provider
         self.slots = slots
         self.tasks_per_job = tasks_per_job

@@ -11,6 +11,7 @@ from ssdag.executors.base import Capabilities, Executor
 from ssdag.executors.local import revoking
 from ssdag.executors.local.hub import Hub
 from ssdag.executors.local.switching import SWITCH_INTERVAL
+from ssdag.executors.waiting import call_and_wait
 from ssdag.wire.segment_folder import make_folder, remove_folder
 from ssdag.wire.shared import THRESHOLD_BYTES
 
@@ -129,7 +130,7 @@ class LocalExecutor(Executor):
         hub = self._hub
         if hub is None or not hub.is_alive():
             return False
-        hub.call_and_wait(lambda: revoking.cancel(hub, task), _CANCEL_WAIT_S)
+        call_and_wait(hub, hub.call, lambda: revoking.cancel(hub, task), _CANCEL_WAIT_S)
         return True
 
     def shutdown(self) -> None:

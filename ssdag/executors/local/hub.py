@@ -16,7 +16,7 @@ from ssdag.executors.local import answers, dispatch, losses, revoking
 from ssdag.executors.local.link import Link
 from ssdag.executors.local.wake import Wake
 from ssdag.executors.waiting import refuse_waits
-from ssdag.futures import LOCK, owns_lock
+from ssdag.futures import LOCK
 from ssdag.states import TaskState
 from ssdag.wire.functions import FunctionTable
 from ssdag.wire.shared import Handle, Lent, SegmentPool
@@ -115,29 +115,6 @@ class Hub(threading.Thread):
         """Have a function called by the hub's thread."""
         self._calls.append(function)
         self._wake.set()
-
-    def call_and_wait(self, function: Callable[[], None], limit_s: float) -> None:
-        """Have a function called by the hub's thread, and wait for that if it is safe.
-
-        Parameters
-        ----------
-        function : callable
-        limit_s : float
-            Seconds to wait at most.
-        """
-        if threading.current_thread() is self:
-            function()
-            return
-        done = threading.Event()
-
-        def both() -> None:
-            function()
-            done.set()
-
-        self.call(both)
-        # A finalizer may run while its thread holds the lock that our thread needs.
-        if not owns_lock():
-            done.wait(limit_s)
 
     def stop(self) -> None:
         """End the thread and all workers; blocks until they are gone."""

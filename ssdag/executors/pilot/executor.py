@@ -21,6 +21,7 @@ from ssdag.executors.pilot.scaling import Limits
 from ssdag.launchers.base import Step
 from ssdag.providers.auto import named
 from ssdag.providers.base import Provider
+from ssdag.resources import check_seconds
 from ssdag.wire.shared import THRESHOLD_BYTES
 
 if TYPE_CHECKING:
@@ -154,8 +155,7 @@ class PilotExecutor(Executor):
         self._per_node = node.checked(**self._wishes)
         for name, value in (("heartbeat_s", heartbeat_s), ("heartbeat_limit_s", heartbeat_limit_s),
                             ("drain_s", drain_s), ("max_idle_s", max_idle_s)):  # fmt: skip
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-                raise ConfigError(f"{name}={value!r}: seconds >= 0 are needed")
+            check_seconds(name, value)
         if not 0 < 2 * heartbeat_s <= heartbeat_limit_s:
             raise ConfigError(
                 f"heartbeat_limit_s={heartbeat_limit_s} must be at least twice "

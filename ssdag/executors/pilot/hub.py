@@ -19,7 +19,7 @@ from ssdag.executors.local.wake import Wake
 from ssdag.executors.pilot import dispatch, inbox, losses
 from ssdag.executors.pilot.protocol import ForeignMessageError, Kind, clock_of, kind_of, plain
 from ssdag.executors.pilot.switchboard import Switchboard
-from ssdag.executors.waiting import refuse_waits
+from ssdag.executors.waiting import call_and_wait, refuse_waits
 from ssdag.futures import LOCK, owns_lock
 from ssdag.states import TaskState
 from ssdag.wire.functions import FunctionTable
@@ -126,20 +126,8 @@ class PilotHub(threading.Thread):
 
     def call_and_wait(self, function: Callable[[], None], limit_s: float) -> None:
         """Have a function called by the hub's thread; wait for that if it is safe."""
-        if threading.current_thread() is self:
-            function()
-            return
-        if self._over:
-            return
-        done = threading.Event()
-
-        def both() -> None:
-            function()
-            done.set()
-
-        self.call(both)
-        if not owns_lock():
-            done.wait(limit_s)
+        if threading.current_thread() is self or not self._over:
+            call_and_wait(self, self.call, function, limit_s)
 
     def cancel(self, task: Task, limit_s: float) -> None:
         """Take a task back from its manager; wait until it has confirmed it, if that is safe."""
