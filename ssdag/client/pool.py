@@ -103,7 +103,14 @@ class Pool:
         else:
             self._idle.append(connection)
 
-    def run(self, what: str, work: Callable[[Connection], T], *, idempotent: bool = True) -> T:
+    def run(
+        self,
+        what: str,
+        work: Callable[[Connection], T],
+        *,
+        key: bytes | None = None,
+        idempotent: bool = True,
+    ) -> T:
         """Run `work` with a connection and return its value.
 
         Parameters
@@ -112,6 +119,8 @@ class Pool:
             Said in errors, such as ``put of tensor 'x'``.
         work : callable
             Sends and reads whole replies. It may be called twice if `idempotent`.
+        key : bytes, optional
+            The key that it is about; a single server has them all.
         idempotent : bool
             Whether doing it twice is the same as once.
 

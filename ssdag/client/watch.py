@@ -29,7 +29,7 @@ from ssdag.futures import DataFuture
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ssdag.client.client import Client
+    from ssdag.client.base import ClientBase
     from ssdag.client.connection import Connection
     from ssdag.client.npy import Array
 
@@ -61,7 +61,7 @@ class TensorWatcher:
         How long a lost server is tried again before all futures fail.
     """
 
-    def __init__(self, client: Client, *, reconnect_s: float = 5.0) -> None:
+    def __init__(self, client: ClientBase, *, reconnect_s: float = 5.0) -> None:
         self._client = client.clone()
         self._reconnect_s = reconnect_s
         self._lock = threading.Lock()
@@ -307,7 +307,7 @@ _registry_lock = threading.Lock()
 _registry: dict[tuple[str, str | None, str | None], TensorWatcher] = {}
 
 
-def watcher_for(client: Client) -> TensorWatcher:
+def watcher_for(client: ClientBase) -> TensorWatcher:
     """Return this process's watcher of a client's server; made at the first call."""
     key = (client.address, client.password_file, client.given_password)
     with _registry_lock:
@@ -317,7 +317,7 @@ def watcher_for(client: Client) -> TensorWatcher:
         return watcher
 
 
-def close_watcher(client: Client, error: SsdagError) -> None:
+def close_watcher(client: ClientBase, error: SsdagError) -> None:
     """End the watcher of a server that is gone; its futures fail with `error`."""
     with _registry_lock:
         watcher = _registry.pop((client.address, client.password_file, client.given_password), None)
