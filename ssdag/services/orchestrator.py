@@ -9,19 +9,16 @@ import secrets
 import shutil
 import tempfile
 import threading
-from concurrent.futures import InvalidStateError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssdag.client.address import ENV_ADDRESS, ENV_PASSWORD_FILE, Address
 from ssdag.client.connection import Connection
-from ssdag.client.resp import ConnectionLostError, command, key_bytes
+from ssdag.client.resp import ConnectionLostError, command
 from ssdag.client.shared import ClientReference, forget_client, shared_client
-from ssdag.client.watch import close_watcher, watcher_for
-from ssdag.errors import ConfigError, ServiceError, ServiceStartError, SsdagError, StoreError
-from ssdag.futures import DataFuture
+from ssdag.errors import ConfigError, ServiceStartError, SsdagError, StoreError
+from ssdag.services.data_futures import DataFutures
 from ssdag.services.folder import choose_socket, free_port, write_private
-from ssdag.services.node import RestartPolicy, ServiceNode
 from ssdag.services.server import ServerProcess, configuration, find_server, how_ended
 from ssdag.states import ServiceState
 from ssdag.wire import guard
@@ -30,14 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ssdag.client.client import Client
-    from ssdag.client.npy import Array
-    from ssdag.futures import Future
+    from ssdag.services.node import RestartPolicy
 
 #: How often another free port is taken because somebody else got it first.
 _PORT_TRIES = 5
 
 
-class Orchestrator(ServiceNode):
+class Orchestrator(DataFutures):
     """A server for data between tasks, simulations and learning; on this machine.
 
     It starts when it is first needed (or by :meth:`start`, or ``with``), on loopback
@@ -155,45 +151,6 @@ class Orchestrator(ServiceNode):
             ENV_PASSWORD_FILE: self._password_file(),
         }
 
-    def tensor(self, name: str) -> DataFuture[Array]:
-        """Return the future of a tensor: done when somebody has put it, wherever.
-
-        Does not block; the server is started in the background if need be. A task that
-        takes the future runs when the tensor is there, and fetches it where it runs;
-        ``result()`` fetches it here. It fails with StoreError if the server is lost,
-        and waits for ever if nobody puts the tensor (its writer failed, the name is
-        misspelt): see :class:`~ssdag.DataFuture`.
-
-        Parameters
-        ----------
-        name : str
-            The tensor; it may be there already.
-
-        Raises
-        ------
-        DataFormatError
-            The name cannot be one.
-        """
-        key_bytes(name)
-        future: DataFuture[Array] = DataFuture(name, "tensor", source=self)
-
-        def watch(ready: Future[Any]) -> None:
-            error = ready.exception() or self._lost()
-            if error is None:
-                watcher_for(ready.result()).watch(name, future)
-            else:
-                with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
-                    future.set_exception(error)
-
-        self._when_ready(watch)
-        return future
-
-    def _lost(self) -> SsdagError | None:
-        """Return why the server is gone, None while it is not."""
-        if not self._state.final:
-            return None
-        return self._error or ServiceError(f"{self.name} was stopped")
-
     # -- life ------------------------------------------------------------------------
 
     def _address(self) -> str:
@@ -287,12 +244,7 @@ class Orchestrator(ServiceNode):
                         connection.close()
             server.end(2.0)
         if self._folder is not None:
-            client = shared_client(self._address(), self._password_file())
-            failure = error
-            if not isinstance(error, StoreError):
-                failure = StoreError(f"{self.name!r} was stopped while data were awaited")
-                failure.transient = False
-            close_watcher(client, failure)
+            self._fail_futures(shared_client(self._address(), self._password_file()), error)
             forget_client(self._address(), self._password_file())
             self._remove_folder()
 
