@@ -18,6 +18,7 @@ from ssdag.dataflow import session
 from ssdag.executors.base import Executor
 from ssdag.executors.local.executor import LocalExecutor
 from ssdag.futures import DataFuture, Future
+from ssdag.services.data_futures import DataFutures
 from ssdag.services.node import ServiceNode
 from ssdag.services.orchestrator import Orchestrator
 from ssdag.tasks import Outcome, launch
@@ -247,7 +248,7 @@ def _no_services(recording: Recording) -> Iterator[None]:
     changes: list[tuple[type, str, Any]] = [
         (ServiceNode, "start_in_background", begin),
         (ServiceNode, "start", start),
-        (Orchestrator, "tensor", tensor),
+        (DataFutures, "tensor", tensor),
         (Orchestrator, "client", unknown("client")),
         (Orchestrator, "environment", lambda node: {"SSDB": str(unknown("address")(node))}),
         *((Orchestrator, name, property(unknown(name)))
