@@ -45,10 +45,18 @@ def put(connection: Connection, key: bytes, array: Array) -> None:
 def get(connection: Connection, name: str, key: bytes, out: Array | None) -> Array:
     """Fetch a tensor, into new memory or into `out`."""
     connection.send(b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(key), key))
+    found = receive(connection, name, out)
+    if found is None:
+        raise missing(name)
+    return found
+
+
+def receive(connection: Connection, name: str, out: Array | None = None) -> Array | None:
+    """Read the answer to a ``GET`` of a tensor that was sent before; None if it is not there."""
     total = _begin(connection)
     if total is None:
         connection.owed -= 1
-        raise missing(name)
+        return None
     left = total
     try:
         length = npy.header_length(connection.peek(min(total, 12)))
