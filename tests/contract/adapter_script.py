@@ -40,6 +40,13 @@ def spawned() -> cf.Executor:
     return cf.ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
 
 
+def of_dragon() -> cf.Executor:
+    """The same class as Dragon sees it: its processes are Dragon's, on all its nodes."""
+    importlib.import_module("dragon")
+    multiprocessing.set_start_method("dragon", force=True)
+    return cf.ProcessPoolExecutor(2)
+
+
 def named(module: str, name: str) -> Callable[[], cf.Executor]:
     """A maker of a pool from a package."""
     made = getattr(importlib.import_module(module), name)
@@ -51,6 +58,7 @@ MAKERS: dict[str, Callable[[], Executor]] = {
     "processes": lambda: FuturesExecutor(spawned),
     "loky": lambda: FuturesExecutor(named("loky", "ProcessPoolExecutor")),
     "mpi4py": lambda: FuturesExecutor(named("mpi4py.futures", "MPIPoolExecutor")),
+    "dragon": lambda: FuturesExecutor(of_dragon),
     "dask": lambda: DaskExecutor(n_workers=2, host="127.0.0.1", processes=True),
     "ray": lambda: RayExecutor(num_cpus=2, _node_ip_address="127.0.0.1"),
 }
@@ -211,7 +219,8 @@ def main() -> int:
     faulthandler.dump_traceback_later(150.0, exit=True)  # should it hang: where
     # MPICH starts its workers by the mpiexec that it finds first: it must be its own.
     os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
-    needs = {"loky": "loky", "mpi4py": "mpi4py", "dask": "distributed", "ray": "ray"}.get(name)
+    needs = {"loky": "loky", "mpi4py": "mpi4py", "dask": "distributed", "ray": "ray",
+             "dragon": "dragon"}.get(name)
     try:
         if needs is not None:
             importlib.import_module(needs)

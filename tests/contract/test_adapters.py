@@ -21,11 +21,20 @@ from tests.contract.bodies import DEADLINE_S
 SCRIPT = Path(__file__).with_name("adapter_script.py")
 
 
-@pytest.mark.parametrize("name", ["threads", "processes", "loky", "mpi4py", "dask", "ray"])
+@pytest.mark.parametrize(
+    "name", ["threads", "processes", "loky", "mpi4py", "dask", "ray", "dragon"]
+)
 def test_adapters(name: str, tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[2]), "RAY_DEDUP_LOGS": "0"}
+    starter = [sys.executable]
+    if name == "dragon":  # its programs run beneath its own launcher
+        dragon = Path(sys.executable).with_name("dragon")
+        if not dragon.exists():
+            pytest.skip("dragon is not installed")
+        env["PATH"] = os.pathsep.join([str(dragon.parent), os.environ["PATH"]])
+        starter = [str(dragon), "--single-node-override"]
     run = subprocess.run(
-        [sys.executable, str(SCRIPT), name, str(tmp_path)],
+        [*starter, str(SCRIPT), name, str(tmp_path)],
         env=env, capture_output=True, text=True, timeout=170, check=False,
     )  # fmt: skip
     if run.returncode == 77:

@@ -32,7 +32,7 @@ _END_S = 10.0
 
 
 class FuturesExecutor(ForeignExecutor):
-    """Runs tasks on an executor that you have: loky, mpi4py, Flux, the standard library's.
+    """Runs tasks on a pool that you have: of loky, mpi4py, Flux, Dragon, the standard library.
 
     Functions and arguments travel by our own serialisation, so lambdas and functions of
     ``__main__`` work on every pool. ``walltime_s`` of Python apps is refused and a body
@@ -169,7 +169,19 @@ def _end(pool: Any, patience_s: float) -> None:
         pool.shutdown(wait=waits)
     end = time.monotonic() + patience_s
     for process in processes:
-        if not wait([process.sentinel], max(0.0, end - time.monotonic())):
+        if not _ended(process, max(0.0, end - time.monotonic())):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGKILL)  # loky's have no kill()
-            wait([process.sentinel], _END_S)
+                try:
+                    os.kill(process.pid, signal.SIGKILL)  # loky's have no kill()
+                except OverflowError:  # and Dragon's have numbers of their own
+                    process.kill()
+            _ended(process, _END_S)
+
+
+def _ended(process: Any, patience_s: float) -> bool:
+    """Wait for the end of a pool's process; return whether it has come."""
+    try:
+        return bool(wait([process.sentinel], patience_s))
+    except OverflowError:  # Dragon's is no file descriptor
+        process.join(patience_s)
+        return not process.is_alive()
