@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from ssdag.errors import UnsupportedError
 from ssdag.executors.allocation.slots import Part, Placement
 from ssdag.executors.program import LAUNCH_VARIABLE, in_variable
-from ssdag.launchers import SingleLauncher, Step
+from ssdag.launchers import SingleLauncher, Step, Wrapped
+from ssdag.launchers.linked import check_linked
 from ssdag.launchers.world import without_world
 from ssdag.providers.gpus import restrict_to
 
@@ -121,6 +122,8 @@ class Launching:
         ------
         UnsupportedError
             The launcher cannot express it.
+        LauncherError
+            The program is linked with the MPI library of another launcher.
         """
         added = dict(program.env)
         if "OMP_NUM_THREADS" not in os.environ:
@@ -134,6 +137,8 @@ class Launching:
         assert self.launcher is not None
         added["SSDAG_LAUNCHER"] = self.launcher.name
         argv, env, files = self._line(program.argv, request, placement, added, folder)
+        if request.ranks > 1 and not isinstance(self.launcher, Wrapped):  # a container has its own
+            check_linked(self.launcher.name, program.argv, {**env, **added})
         return Launch(argv, {**env, **added}, files, cores)
 
     def _is_direct(self, request: Request) -> bool:
