@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Connectors: where bytes live that tasks hand to each other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ssdag.connectors.base import Connector
+    from ssdag.connectors.directory import DirectoryConnector
+    from ssdag.connectors.redis import RedisConnector
+
+__all__ = [
+    "Connector",
+    "DirectoryConnector",
+    "RedisConnector",
+]
+
+_WHERE = {
+    "Connector": "ssdag.connectors.base",
+    "DirectoryConnector": "ssdag.connectors.directory",
+    "RedisConnector": "ssdag.connectors.redis",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        from importlib import import_module
+
+        return getattr(import_module(_WHERE[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

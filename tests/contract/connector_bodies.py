@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What other processes do with a connector: ``python -m ... <function> <args>``.
+
+The connector's pickle comes on standard input.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ssdag.connectors.base import Connector
+
+BIG = 1 << 20
+
+
+def echo(connector: Connector) -> None:
+    """Answer one question."""
+    connector.wait("question", 60)
+    connector.write("answer", [connector.read("question"), b"!"])
+
+
+def overwrite(connector: Connector, seed: str) -> None:
+    """Write a value of one byte again and again."""
+    fill = bytes([int(seed)]) * BIG
+    for _ in range(20):
+        connector.write("x", [fill[:100], fill[100:]])
+
+
+def write_for_ever(connector: Connector) -> None:
+    """Write until killed."""
+    data = os.urandom(1) * (8 << 20)
+    while True:
+        connector.write("x", [data])
+
+
+def start(connector: Any, function: Any, *args: str) -> subprocess.Popen[bytes]:
+    """Start a process that shares nothing with this one but what is pickled to it."""
+    root = str(Path(__file__).resolve().parents[2])
+    process = subprocess.Popen(
+        [sys.executable, "-m", function.__module__, function.__name__, *args],
+        stdin=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": root},
+        cwd=root,
+    )
+    assert process.stdin is not None
+    process.stdin.write(pickle.dumps(connector))
+    process.stdin.close()
+    return process
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](pickle.load(sys.stdin.buffer), *sys.argv[2:])
