@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where a server is: ``host:port``, ``tcp://host:port`` or ``unix://path``."""
+"""Where a server is: ``host:port``, ``tcp://host:port`` or ``unix://path``.
+
+Several of them with commas between are nodes of a cluster.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,14 @@ import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ssdag.errors import ConfigError, StoreError
 
-#: What SmartSim and this library set for simulations.
+#: What SmartSim and this library set for simulations; with ``_identifier`` behind each
+#: where there are several databases.
 ENV_ADDRESS = "SSDB"
+ENV_KIND = "SR_DB_TYPE"
 ENV_PASSWORD_FILE = "SSDAG_PASSWORD_FILE"
 
 _FORMS = "'host:port', 'tcp://host:port' or 'unix:///path/of/socket'"
@@ -78,26 +84,96 @@ class Address:
         else:
             sock = socket.create_connection((self.host, self.port), timeout_s)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # A machine that is gone says nothing: ask after 10 s, give up after 30.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
         sock.settimeout(None)
         return sock
 
 
-def from_environment() -> str:
-    """Return the address in ``SSDB``.
+class Place(NamedTuple):
+    """Where a client's data are: one server, or a cluster that some nodes are known of.
+
+    Attributes
+    ----------
+    addresses : tuple of Address
+        The server, or nodes of the cluster; the rest is learned from them.
+    clustered : bool
+        Whether it is a cluster.
+    """
+
+    addresses: tuple[Address, ...]
+    clustered: bool
+
+    @classmethod
+    def parse(cls, text: str, clustered: bool | None = None) -> Place:
+        """Return the place that `text` names: addresses with commas between.
+
+        Parameters
+        ----------
+        text : str
+            One address, or several, which means a cluster. A comma behind a single one
+            means a cluster too.
+        clustered : bool, optional
+            True: a cluster, even with a single address. False: a single server, even
+            with several addresses, of which the first is used.
+
+        Raises
+        ------
+        ConfigError
+            An address is not understood, or a cluster's is a unix socket.
+        """
+        several = isinstance(text, str) and "," in text and not text.startswith("unix://")
+        parts = [part for part in text.split(",") if part] if several else [text]
+        if not parts:
+            raise ConfigError(f"address {text!r} names no server: give {_FORMS}")
+        addresses = tuple(map(Address.parse, parts))
+        if clustered is None:
+            clustered = several
+        if not clustered:
+            return cls(addresses[:1], False)
+        if any(address.path for address in addresses):
+            raise ConfigError(
+                f"address {text!r}: a cluster is not reached by a unix socket; give 'host:port' "
+                "of some of its nodes, with commas between"
+            )
+        return cls(tuple(dict.fromkeys(addresses)), True)
+
+    def __str__(self) -> str:
+        text = ",".join(map(str, self.addresses))
+        return text + "," if self.clustered and len(self.addresses) == 1 else text
+
+
+def from_environment(identifier: str = "") -> Place:
+    """Return the place that ``SSDB`` and ``SR_DB_TYPE`` name.
+
+    Without ``SR_DB_TYPE``, several addresses mean a cluster.
+
+    Parameters
+    ----------
+    identifier : str
+        Of one of several databases: ``_identifier`` is put behind the variables.
 
     Raises
     ------
     ConfigError
-        The variable is not set.
+        ``SSDB`` is not set, or one of them is not understood.
     """
-    text = os.environ.get(ENV_ADDRESS)
+    end = f"_{identifier}" if identifier else ""
+    text = os.environ.get(ENV_ADDRESS + end)
     if not text:
         raise ConfigError(
-            f"no server address: pass one ({_FORMS}) or set {ENV_ADDRESS}; an orchestrator "
+            f"no server address: pass one ({_FORMS}) or set {ENV_ADDRESS}{end}; an orchestrator "
             "gives both with db.client() and db.environment()"
         )
-    return text
+    kind = os.environ.get(ENV_KIND + end, "").lower()
+    if kind not in ("", "clustered", "standalone", "colocated"):
+        raise ConfigError(
+            f"{ENV_KIND}{end}={kind!r} is not known: Clustered, Standalone or Colocated"
+        )
+    return Place.parse(text, None if not kind else kind == "clustered")
 
 
 def read_password(path: str) -> str:

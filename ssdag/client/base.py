@@ -7,11 +7,13 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ssdag.client.address import ENV_PASSWORD_FILE, Address, from_environment
-from ssdag.client.pool import Pool
+from ssdag.client.address import ENV_PASSWORD_FILE, Place, from_environment
+from ssdag.client.pool import Access
 from ssdag.client.prefixes import Kind, Prefixes
 from ssdag.client.resp import command, commands, key_bytes
-from ssdag.errors import SerializationError, StoreError
+from ssdag.client.route import OneServer
+from ssdag.client.slots import key_of
+from ssdag.errors import ConfigError, SerializationError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,9 +22,14 @@ if TYPE_CHECKING:
 
     import redis
 
+    from ssdag.client.address import Address
     from ssdag.client.connection import Connection
+    from ssdag.client.route import Route
 
 T = TypeVar("T")
+
+#: How long connecting to a node of a cluster may take: another one may be able to serve.
+_CONNECT_S = 5.0
 
 
 class ClientBase:
@@ -35,30 +42,56 @@ class ClientBase:
         password: str | None = None,
         password_file: str | os.PathLike[str] | None = None,
         timeout_s: float | None = None,
+        cluster: bool | None = None,
+        identifier: str = "",
     ) -> None:
-        if password_file is None and password is None and address is None:
-            password_file = os.environ.get(ENV_PASSWORD_FILE) or None
+        if address is None:
+            place = from_environment(identifier)
+            if cluster is not None:
+                place = Place.parse(str(place), cluster)
+            self.prefixes = Prefixes.from_environment(identifier)
+            if password_file is None and password is None:
+                end = f"_{identifier}" if identifier else ""
+                password_file = os.environ.get(ENV_PASSWORD_FILE + end) or None
+        else:
+            if identifier:
+                raise ConfigError("give address= or identifier=, which reads it, but not both")
+            place = Place.parse(address, cluster)
+            #: Which prefixes names get, and for what.
+            self.prefixes = Prefixes()
         self.password_file = None if password_file is None else os.fspath(password_file)
-        self._address = Address.parse(from_environment() if address is None else address)
+        self._place = place
         self._timeout_s = timeout_s
-        self._pool = Pool(self._address, password, self.password_file, timeout_s)
+        self._access = Access(
+            password, self.password_file, timeout_s, _CONNECT_S if place.clustered else None
+        )
+        self._route: Route
+        if place.clustered:
+            from ssdag.client.cluster import Cluster
+
+            self._route = Cluster(place.addresses, self._access)
+        else:
+            self._route = OneServer(place.addresses[0], self._access)
         self._lock = threading.Lock()
-        self._redis: tuple[int, redis.Redis] | None = None
-        #: Which prefixes names get, and for what.
-        self.prefixes = Prefixes.from_environment() if address is None else Prefixes()
+        self._redis: tuple[int, Any] | None = None
         self._closed = False
         #: Set on the client that a process shares: closing it frees connections only.
         self.shared = False
 
     @property
     def address(self) -> str:
-        """Where the server is, in the form that the constructor takes."""
-        return str(self._address)
+        """Where the server or the cluster is, in the form that the constructor takes."""
+        return str(self._place)
+
+    @property
+    def clustered(self) -> bool:
+        """Whether it is a cluster."""
+        return self._place.clustered
 
     @property
     def given_password(self) -> str | None:
         """The password that the constructor was given; None if it is in a file."""
-        return self._pool.given_password
+        return self._access.given_password
 
     def __repr__(self) -> str:
         return f"<Client {self.address}{' closed' if self._closed else ''}>"
@@ -101,34 +134,61 @@ class ClientBase:
         """
         self._run("ping", lambda c: call(c, b"*1\r\n$4\r\nPING\r\n"))
 
-    def call(self, *parts: bytes | str | int, idempotent: bool = False) -> Any:
+    def call(
+        self, *parts: bytes | str | int, idempotent: bool = False, key: bytes | None = None
+    ) -> Any:
         """Send any other command and return its reply (bytes, int, str, None, list).
+
+        Parameters
+        ----------
+        *parts : bytes, str or int
+            The command's words.
+        idempotent : bool
+            Whether it may be sent again if the connection breaks under it.
+        key : bytes, optional
+            What it is about, so that a cluster can route it; by default, its key as the
+            usual commands have it (mostly the second word).
 
         Raises
         ------
         StoreError
             The server cannot be reached or answers an error.
         """
-        line = command(*[p if isinstance(p, bytes) else str(p).encode() for p in parts])
-        return self._run(str(parts[0]), lambda c: call(c, line), idempotent=idempotent)
+        words = [p if isinstance(p, bytes) else str(p).encode() for p in parts]
+        line = command(*words)
+        if key is None and self._place.clustered:
+            key = key_of(words)
+        return self._run(str(parts[0]), lambda c: call(c, line), key=key, idempotent=idempotent)
 
-    def call_many(self, lines: Sequence[Sequence[bytes]]) -> list[Any]:
+    def call_many(self, lines: Sequence[Sequence[bytes]], *, idempotent: bool = True) -> list[Any]:
         """Send commands in one go and return their replies; errors are among the values.
 
-        All of them must be idempotent: they are sent again if the connection breaks.
+        In a cluster, each goes to the node that has its key (its second word, for usual
+        commands), and those of a node in one go. The order is kept for commands of one
+        key only.
+
+        Parameters
+        ----------
+        lines : sequence of sequence of bytes
+            The commands, each about keys of one slot.
+        idempotent : bool
+            Whether they may be sent again if the connection breaks. If not, StoreError
+            leaves open which of them were done.
 
         Raises
         ------
         StoreError
             The server cannot be reached.
         """
-        data = commands(lines)
+        keys = [key_of(line) for line in lines] if self._place.clustered else [None] * len(lines)
 
-        def work(connection: Connection) -> list[Any]:
-            connection.send(data, replies=len(lines))
-            return list(connection.replies(len(lines)))
+        def send(connection: Connection, items: Sequence[int]) -> None:
+            connection.send(commands([lines[i] for i in items]), replies=len(items))
 
-        return self._run(f"{len(lines)} commands", work)
+        def receive(connection: Connection, items: Sequence[int]) -> Sequence[Any]:
+            return connection.replies(len(items))
+
+        return self._run_many(f"{len(lines)} commands", keys, send, receive, idempotent=idempotent)
 
     def clone(self) -> Self:
         """Return another client of the same server, with connections of its own."""
@@ -145,30 +205,45 @@ class ClientBase:
     def redis(self) -> redis.Redis:
         """A redis-py client of the same server, for everything else.
 
-        Its calls wait for ever, so that blocking commands work.
+        Its calls wait for ever, so that blocking commands work. For a cluster it is a
+        ``redis.RedisCluster``.
         """
         with self._lock:
             if self._redis is None or self._redis[0] != os.getpid():
-                import redis
+                from ssdag.client.redispy import redis_client
 
-                password = self._pool.password()
-                if self._address.path:
-                    made = redis.Redis(
-                        unix_socket_path=self._address.path, password=password, socket_timeout=None
-                    )
-                else:
-                    made = redis.Redis(
-                        self._address.host,
-                        self._address.port,
-                        password=password,
-                        socket_timeout=None,
-                    )
-                self._redis = (os.getpid(), made)
-            return self._redis[1]
+                self._redis = (os.getpid(), redis_client(self._place, self._access.password()))
+            made: redis.Redis = self._redis[1]
+            return made
 
-    def connect(self) -> Connection:
-        """Return a new connection of its own, for who must hold one; the caller closes it."""
-        return self._pool.connect()
+    # -- the nodes -------------------------------------------------------------------
+
+    def connect(self, node: Address | None = None) -> Connection:
+        """Return a new connection, for who must hold one; the caller closes it.
+
+        Parameters
+        ----------
+        node : Address, optional
+            One of :meth:`nodes`; by default any.
+        """
+        return self._route.connect(node)
+
+    def nodes(self) -> list[Address]:
+        """Return the servers that have keys: one, or the primaries of the cluster."""
+        return self._route.nodes()
+
+    def node_of(self, key: bytes) -> Address:
+        """Return the server that has a key, as far as is known now."""
+        return self._route.node_of(key)
+
+    @property
+    def topology_version(self) -> int:
+        """Counts how often the cluster's nodes or their slots were seen to change."""
+        return self._route.version
+
+    def refresh(self) -> None:
+        """Ask the cluster who has which slots; calls do so by themselves where needed."""
+        self._route.refresh()
 
     @property
     def closed(self) -> bool:
@@ -186,7 +261,7 @@ class ClientBase:
 
     def release(self) -> None:
         """Close the idle connections; the next call connects anew."""
-        self._pool.close()
+        self._route.release()
         with self._lock:
             made, self._redis = self._redis, None
         if made is not None and made[0] == os.getpid():
@@ -203,6 +278,8 @@ class ClientBase:
     ) -> None:
         self.close()
 
+    # -- for the parts of the client ---------------------------------------------------
+
     def _run(
         self,
         what: str,
@@ -211,10 +288,33 @@ class ClientBase:
         key: bytes | None = None,
         idempotent: bool = True,
     ) -> T:
-        """Run `work` with a connection to the server that has `key`; see :class:`Pool`."""
+        """Run `work` with a connection to the server that has `key`; see :meth:`Route.run`."""
         if self._closed:
-            raise StoreError(f"{what}: the client of {self.address} is closed")
-        return self._pool.run(what, work, key=key, idempotent=idempotent)
+            raise self._is_closed(what)
+        return self._route.run(what, work, key=key, idempotent=idempotent)
+
+    def _run_many(
+        self,
+        what: str,
+        keys: Sequence[bytes | None],
+        send: Callable[[Connection, Sequence[int]], None],
+        receive: Callable[[Connection, Sequence[int]], Sequence[Any]],
+        *,
+        idempotent: bool = True,
+    ) -> list[Any]:
+        """Do something for many keys, those of a server in one go; see :meth:`Route.run_many`."""
+        if self._closed:
+            raise self._is_closed(what)
+        return self._route.run_many(what, keys, send, receive, idempotent=idempotent)
+
+    def _run_each(self, what: str, work: Callable[[Connection], T]) -> list[tuple[Address, T]]:
+        """Run `work` on every server that has keys; see :meth:`Route.run_each`."""
+        if self._closed:
+            raise self._is_closed(what)
+        return self._route.run_each(what, work)
+
+    def _is_closed(self, what: str) -> StoreError:
+        return StoreError(f"{what}: the client of {self.address} is closed")
 
 
 def call(connection: Connection, line: bytes) -> Any:

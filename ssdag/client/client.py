@@ -8,7 +8,7 @@ from ssdag.client.wait_calls import WaitCalls
 
 
 class Client(WaitCalls, TensorCalls):
-    """Tensors on a Redis or Valkey server.
+    """Tensors on a Redis or Valkey server, or on a cluster of them.
 
     It connects at the first call. Threads may share it (each busy thread has its own
     connection), a forked child may go on using it, and it pickles as the server's
@@ -18,7 +18,8 @@ class Client(WaitCalls, TensorCalls):
     ----------
     address : str, optional
         ``host:port``, ``tcp://host:port`` or ``unix://path``; by default the
-        environment variable ``SSDB``.
+        environment variable ``SSDB``. Several with commas between are nodes of a
+        cluster, of which the others are learned.
     password : str, optional
         Of the default user. A client with a password given so does not pickle.
     password_file : str or path, optional
@@ -26,6 +27,14 @@ class Client(WaitCalls, TensorCalls):
         and no password is given.
     timeout_s : float, optional
         How long the server may be silent in any call, before StoreError; None for ever.
+        Also how long a call waits for a cluster to come right (a replica takes over, a
+        slot is moved), by default 30 s.
+    cluster : bool, optional
+        Whether it is a cluster; by default several addresses are, and what
+        ``SR_DB_TYPE`` says beside ``SSDB``.
+    identifier : str
+        Which of several databases: ``SSDB_x``, ``SR_DB_TYPE_x``, ``SSKEYIN_x``,
+        ``SSKEYOUT_x`` and ``SSDAG_PASSWORD_FILE_x`` are read for ``identifier="x"``.
 
     Raises
     ------

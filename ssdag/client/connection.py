@@ -44,6 +44,8 @@ class Connection:
         Of the default user.
     timeout_s : float or None
         How long to wait for connecting, and for each further byte; None for ever.
+    connect_s : float, optional
+        How long connecting may take, if less than `timeout_s`.
 
     Raises
     ------
@@ -54,7 +56,11 @@ class Connection:
     __slots__ = ("_buffer", "_end", "_pos", "_sock", "_timeout_s", "_view", "address", "owed")
 
     def __init__(
-        self, address: Address, password: str | None = None, timeout_s: float | None = None
+        self,
+        address: Address,
+        password: str | None = None,
+        timeout_s: float | None = None,
+        connect_s: float | None = None,
     ) -> None:
         self.address = address
         self._timeout_s = timeout_s
@@ -64,7 +70,8 @@ class Connection:
         #: Replies that were asked for and not yet read; only at 0 may it be used again.
         self.owed = 0
         try:
-            self._sock = address.connect(timeout_s)
+            limits_s = [limit for limit in (timeout_s, connect_s) if limit is not None]
+            self._sock = address.connect(min(limits_s, default=None))
         except OSError as error:
             raise StoreError(
                 f"cannot connect to the server at {address}: {error.strerror or error}"

@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Connections of one client, and the rule by which a command is repeated.
+"""Connections of one client to one server.
 
 A connection serves one thread at a time; as many are open as threads were busy at once.
-After a fork the child starts with none. A command is repeated once, on a new
-connection, if it is idempotent or was never sent; a connection that still owes a reply
-is closed, so that nobody ever reads half of an earlier answer.
+After a fork the child starts with none. A connection that still owes a reply is closed,
+so that nobody ever reads half of an earlier answer.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from ssdag.client.address import read_password
 from ssdag.client.connection import Connection
-from ssdag.client.resp import ConnectionLostError, ReplyError, explain
-from ssdag.errors import StoreError
+from ssdag.client.resp import ConnectionLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +27,40 @@ T = TypeVar("T")
 _KEEP = 8
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How a client gets in, and how patient it is.
+
+    Attributes
+    ----------
+    given_password : str or None
+        Of the default user.
+    password_file : str or None
+        Where the password is read from, anew for each connection.
+    timeout_s : float or None
+        How long a server may be silent; None for ever.
+    connect_s : float or None
+        How long connecting may take; None for as long as `timeout_s`.
+    """
+
+    given_password: str | None = field(default=None, repr=False)
+    password_file: str | None = None
+    timeout_s: float | None = None
+    connect_s: float | None = None
+
+    def password(self) -> str | None:
+        """Return the password, read from its file if it has one.
+
+        Raises
+        ------
+        StoreError
+            The file cannot be read.
+        """
+        if self.password_file is not None:
+            return read_password(self.password_file)
+        return self.given_password
+
+
 class Pool:
     """Connections to one server.
 
@@ -35,33 +68,18 @@ class Pool:
     ----------
     address : Address
         The server.
-    password : str or None
-        Of the default user.
-    password_file : str or None
-        Where the password is read from, anew for each connection.
-    timeout_s : float or None
-        As in :class:`~ssdag.client.connection.Connection`.
+    access : Access
+        How to get in.
     """
 
-    def __init__(
-        self,
-        address: Address,
-        password: str | None,
-        password_file: str | None,
-        timeout_s: float | None,
-    ) -> None:
+    def __init__(self, address: Address, access: Access) -> None:
         self.address = address
-        self.given_password = password
-        self._password_file = password_file
-        self._timeout_s = timeout_s
+        self.access = access
         self._idle: list[Connection] = []
         self._pid = os.getpid()
 
-    def password(self) -> str | None:
-        """Return the password, read from its file if it has one."""
-        if self._password_file is not None:
-            return read_password(self._password_file)
-        return self.given_password
+    def __repr__(self) -> str:
+        return f"<Pool {self.address}>"
 
     def connect(self) -> Connection:
         """Return a new connection; the caller owns it.
@@ -71,95 +89,65 @@ class Pool:
         StoreError
             The server cannot be reached or does not let us in.
         """
-        return Connection(self.address, self.password(), self._timeout_s)
+        access = self.access
+        return Connection(self.address, access.password(), access.timeout_s, access.connect_s)
 
-    def close(self) -> None:
+    def drop(self) -> None:
         """Close what is idle; connections in use are closed as they come back."""
-        self._drop_idle()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_idle"):
-            self._drop_idle()
-
-    def _drop_idle(self) -> None:
         idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
 
-    def _take(self) -> tuple[Connection, bool]:
-        """Return a connection and whether it was used before."""
+    def __del__(self) -> None:
+        if hasattr(self, "_idle"):
+            self.drop()
+
+    def take(self, *, checked: bool = False) -> Connection:
+        """Return an idle connection or a new one; the caller gives it back.
+
+        Parameters
+        ----------
+        checked : bool
+            Look whether the server has ended it meanwhile: for what must not be sent
+            into nowhere.
+        """
         if self._pid != os.getpid():
             # The parent talks on these sockets: closing our copies leaves them alone.
-            self._drop_idle()
+            self.drop()
             self._pid = os.getpid()
         try:
-            return self._idle.pop(), True
+            connection = self._idle.pop()
         except IndexError:
-            return self.connect(), False
+            return self.connect()
+        if checked and not connection.is_alive():
+            connection.close()
+            self.drop()
+            return self.connect()
+        return connection
 
-    def _give(self, connection: Connection) -> None:
+    def give(self, connection: Connection) -> None:
+        """Take a connection back; it is kept only if it is in step."""
         if connection.owed or connection.buffered or len(self._idle) >= _KEEP:
             connection.close()
         else:
             self._idle.append(connection)
 
-    def run(
-        self,
-        what: str,
-        work: Callable[[Connection], T],
-        *,
-        key: bytes | None = None,
-        idempotent: bool = True,
-    ) -> T:
-        """Run `work` with a connection and return its value.
-
-        Parameters
-        ----------
-        what : str
-            Said in errors, such as ``put of tensor 'x'``.
-        work : callable
-            Sends and reads whole replies. It may be called twice if `idempotent`.
-        key : bytes, optional
-            The key that it is about; a single server has them all.
-        idempotent : bool
-            Whether doing it twice is the same as once.
+    def use(self, connection: Connection, work: Callable[[Connection], T]) -> T:
+        """Run `work` once with a connection that was taken here, and give that back.
 
         Raises
         ------
-        StoreError
-            The server cannot be reached, hung up twice, or refused.
-        DataError
-            Under the name is another kind of value.
+        ReplyError
+            The server refused.
+        ConnectionLostError
+            It hung up or was silent too long; the others that idle are closed too, as
+            they are as old, and most likely as dead.
         """
-        connection, used = self._take()
-        if used and not idempotent and not connection.is_alive():
-            # It ended while idle, so nothing of this command was sent yet.
-            connection.close()
-            self._drop_idle()
-            connection = self.connect()
         try:
             return work(connection)
-        except ReplyError as error:
-            raise explain(error, str(self.address), what) from None
-        except ConnectionLostError as error:
+        except ConnectionLostError:
             connection.close()
-            self._drop_idle()  # they are as old, and most likely as dead
-            if error.timed_out or not idempotent:
-                raise StoreError(f"{what}: {error}") from error
+            self.drop()
+            raise
         finally:
-            self._give(connection)
-        return self._again(what, work)
-
-    def _again(self, what: str, work: Callable[[Connection], T]) -> T:
-        try:
-            connection = self.connect()
-        except StoreError as error:
-            raise StoreError(f"{what}: {error}") from error
-        try:
-            return work(connection)
-        except ReplyError as error:
-            raise explain(error, str(self.address), what) from None
-        except ConnectionLostError as error:
-            raise StoreError(f"{what}: {error}, for the second time") from error
-        finally:
-            self._give(connection)
+            self.give(connection)

@@ -31,7 +31,7 @@ def test_address(text: str, address: Address) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "host", "host:", ":1", "host:x", "h:0", "h:70000", "unix://", "a:1,b:2"]
+    "text", ["", "host", "host:", ":1", "host:x", "h:0", "h:70000", "unix://", ",", "a:1,unix:///x"]
 )
 def test_bad_address(text: str) -> None:
     with pytest.raises(ConfigError, match="address"):

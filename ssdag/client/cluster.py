@@ -1,0 +1,360 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A cluster: each key goes to the node that has its slot, also while slots move.
+
+The map of slots is learned from any node at the first call and corrected by the nodes
+themselves: ``MOVED`` tells the new owner for good, ``ASK`` for one command. Such an
+answer means that nothing was done, so the command is sent again even if it is not
+idempotent. When a node is lost the map is asked anew from the others. If a replica can
+take over, the call waits for that; else it fails at once and says what is lost.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ssdag.client.asking import AskingConnection
+from ssdag.client.pool import Access, Pool
+from ssdag.client.resp import ConnectionLostError, ReplyError, explain
+from ssdag.client.route import Route, told
+from ssdag.client.slotmap import SlotMap
+from ssdag.client.slots import parse_redirection
+from ssdag.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ssdag.client.address import Address
+    from ssdag.client.connection import Connection
+
+T = TypeVar("T")
+
+#: Answers after which nothing was done and the same may succeed soon, here or elsewhere.
+_NOT_DONE = frozenset({"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN"})
+
+#: How long a call waits for a cluster to come right, if it has no time limit itself: for
+#: a replica that takes over, a slot that is being moved, a node that loads its data.
+_PATIENCE_S = 30.0
+
+_FIRST_DELAY_S = 0.01
+_LONGEST_DELAY_S = 0.2
+
+#: More answers of MOVED or ASK in a row mean that the nodes do not agree.
+_REDIRECTIONS = 16
+
+
+class Cluster(Route):
+    """The nodes of a cluster.
+
+    Parameters
+    ----------
+    seeds : sequence of Address
+        Some of its nodes; the others are learned from them.
+    access : Access
+        How to get in, the same for all.
+    """
+
+    def __init__(self, seeds: Sequence[Address], access: Access) -> None:
+        super().__init__(access)
+        self._map = SlotMap(seeds, access)
+        self._pools: dict[Address, Pool] = {}
+
+    # -- one key ---------------------------------------------------------------------
+
+    def run(
+        self,
+        what: str,
+        work: Callable[[Connection], T],
+        *,
+        key: bytes | None = None,
+        idempotent: bool = True,
+    ) -> T:
+        """Run `work` on the node that has `key`; see :meth:`Route.run`."""
+        attempt: _Attempt | None = None
+        asked: Address | None = None
+        while True:
+            address = asked
+            try:
+                if address is None:
+                    address = self._choose(key, attempt)
+                pool = self._pool(address)
+                if asked is None:
+                    connection = pool.take(checked=not idempotent)
+                else:
+                    connection = self._ask(asked)
+            except StoreError as error:
+                if not error.transient:
+                    raise told(error, what) from error
+                attempt = attempt or _Attempt(self, what)
+                attempt.unreachable(address, error, anyone=key is None)
+                asked = None
+                continue
+            try:
+                if asked is None:
+                    return pool.use(connection, work)
+                try:
+                    return work(connection)
+                finally:
+                    connection.close()
+            except ReplyError as error:
+                if error.code not in _NOT_DONE:
+                    raise explain(error, str(address), what) from None
+                attempt = attempt or _Attempt(self, what)
+                asked = attempt.sent_away(address, error)
+            except ConnectionLostError as error:
+                if error.timed_out or not idempotent:
+                    raise StoreError(f"{what}: {error}") from error
+                attempt = attempt or _Attempt(self, what)
+                attempt.lost(address, error)
+                asked = None
+
+    def _choose(self, key: bytes | None, attempt: _Attempt | None) -> Address:
+        if key is not None:
+            return self._map.owner(key)
+        tried = attempt.tried if attempt is not None else {}
+        address = self._map.anyone(tried)
+        if address is None:
+            raise next(iter(tried.values()))
+        return address
+
+    def _ask(self, address: Address) -> AskingConnection:
+        access = self.access
+        return AskingConnection(address, access.password(), access.timeout_s, access.connect_s)
+
+    def _pool(self, address: Address) -> Pool:
+        pool = self._pools.get(address)
+        if pool is None:
+            pool = self._pools.setdefault(address, Pool(address, self.access))
+        return pool
+
+    # -- many keys -------------------------------------------------------------------
+
+    def run_many(
+        self,
+        what: str,
+        keys: Sequence[bytes | None],
+        send: Callable[[Connection, Sequence[int]], None],
+        receive: Callable[[Connection, Sequence[int]], Sequence[Any]],
+        *,
+        idempotent: bool = True,
+    ) -> list[Any]:
+        """Send to all nodes, then read from all; see :meth:`Route.run_many`.
+
+        What a node sends away, or was lost with it, is done again item by item.
+        """
+        values: list[Any] = [None] * len(keys)
+        again: list[int] = []
+        groups: dict[Address, list[int]] = {}
+        try:
+            for i, key in enumerate(keys):
+                groups.setdefault(self._choose(key, None), []).append(i)
+        except StoreError:  # nobody has a slot at the moment: run() knows how to wait
+            groups, again = {}, list(range(len(keys)))
+        taken: list[tuple[Pool, Connection, list[int]]] = []
+
+        def lost(pool: Pool, connection: Connection, error: ConnectionLostError) -> None:
+            connection.close()
+            pool.drop()
+            if error.timed_out or not idempotent:
+                raise StoreError(f"{what}: {error}") from error
+
+        try:
+            for address, items in groups.items():
+                pool = self._pool(address)
+                try:
+                    connection = pool.take(checked=not idempotent)
+                except StoreError:
+                    again += items
+                    continue
+                taken.append((pool, connection, items))
+                try:
+                    send(connection, items)
+                except ReplyError as error:
+                    raise explain(error, str(address), what) from None
+                except ConnectionLostError as error:
+                    lost(pool, connection, error)
+                    again += items
+                    taken.pop()
+            for pool, connection, items in taken:
+                try:
+                    answers = receive(connection, items)
+                except ConnectionLostError as error:
+                    lost(pool, connection, error)
+                    again += items
+                    continue
+                for i, answer in zip(items, answers, strict=True):
+                    if isinstance(answer, ReplyError) and answer.code in _NOT_DONE:
+                        again.append(i)
+                    else:
+                        values[i] = answer
+        finally:
+            for pool, connection, _ in taken:
+                pool.give(connection)
+        for i in sorted(again):
+            values[i] = self._one(what, i, keys[i], send, receive, idempotent)
+        return values
+
+    def _one(
+        self,
+        what: str,
+        item: int,
+        key: bytes | None,
+        send: Callable[[Connection, Sequence[int]], None],
+        receive: Callable[[Connection, Sequence[int]], Sequence[Any]],
+        idempotent: bool,
+    ) -> Any:
+        def work(connection: Connection) -> Any:
+            send(connection, (item,))
+            (answer,) = receive(connection, (item,))
+            if isinstance(answer, ReplyError) and answer.code in _NOT_DONE:
+                raise answer
+            return answer
+
+        return self.run(what, work, key=key, idempotent=idempotent)
+
+    def run_each(self, what: str, work: Callable[[Connection], T]) -> list[tuple[Address, T]]:
+        """Run `work` on every primary; see :meth:`Route.run_each`."""
+        self._map.refresh()
+        values = []
+        for address in self._map.primaries():
+            pool = self._pool(address)
+            for last in (False, True):
+                try:
+                    values.append((address, pool.use(pool.take(), work)))
+                    break
+                except StoreError as error:
+                    raise told(error, what) from error
+                except ReplyError as error:
+                    raise explain(error, str(address), what) from None
+                except ConnectionLostError as error:
+                    if error.timed_out or last:
+                        raise StoreError(f"{what}: {error}") from error
+        return values
+
+    # -- the nodes -------------------------------------------------------------------
+
+    def connect(self, node: Address | None = None) -> Connection:
+        """Return a new connection to a node, by default to any primary that answers."""
+        if node is not None:
+            return self._pool(node).connect()
+        failure: StoreError | None = None
+        for address in self.nodes():
+            try:
+                return self._pool(address).connect()
+            except StoreError as error:
+                failure = error
+        assert failure is not None
+        raise failure
+
+    def nodes(self) -> list[Address]:
+        """Return the primaries, by their first slot."""
+        return self._map.primaries()
+
+    def node_of(self, key: bytes) -> Address:
+        """Return the primary that has a key, as far as is known."""
+        return self._map.owner(key)
+
+    @property
+    def version(self) -> int:
+        """Counts how often the map was seen to change."""
+        return self._map.version
+
+    def refresh(self) -> None:
+        """Ask a node who has which slots."""
+        self._map.refresh()
+
+    def release(self) -> None:
+        """Close idle connections."""
+        for pool in list(self._pools.values()):
+            pool.drop()
+
+
+class _Attempt:
+    """What went wrong in one call so far, and how long it may still go on.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        The cluster.
+    what : str
+        What was tried.
+    """
+
+    def __init__(self, cluster: Cluster, what: str) -> None:
+        self._map = cluster._map
+        self._what = what
+        limit_s = cluster.access.timeout_s
+        self._patience_s = _PATIENCE_S if limit_s is None else limit_s
+        self._deadline_s = time.monotonic() + self._patience_s
+        self._delay_s = _FIRST_DELAY_S
+        self._redirections = 0
+        self._losses = 0
+        #: Nodes that cannot be reached, where any node would do.
+        self.tried: dict[Address, StoreError] = {}
+
+    def sent_away(self, address: Address, error: ReplyError) -> Address | None:
+        """A node did nothing and said why: return whom to ask instead, None for the owner.
+
+        Raises
+        ------
+        StoreError
+            It has gone on for too long, or there is no hope.
+        """
+        if error.code in ("MOVED", "ASK"):
+            to = parse_redirection(str(error), address)
+            self._redirections += 1
+            if to is not None and self._redirections <= _REDIRECTIONS:
+                if error.code == "ASK":
+                    return to.address
+                self._map.moved(to)
+                return None
+        elif error.code == "CLUSTERDOWN":
+            self._map.refresh(avoid=address)
+            gone = self._map.hopeless()
+            if gone is not None:
+                raise StoreError(f"{self._what}: {gone}")
+        self._pause(explain(error, str(address), self._what))
+        self._map.refresh()
+        return None
+
+    def lost(self, address: Address, error: ConnectionLostError) -> None:
+        """The connection broke under an idempotent command."""
+        self._losses += 1
+        if self._losses > 1:
+            self._go_on(address, StoreError(f"{error}, for the second time"))
+
+    def unreachable(self, address: Address | None, error: StoreError, anyone: bool) -> None:
+        """Nobody listens at a node (None: at any node), so nothing was sent.
+
+        With `anyone`, all that can be done is to try another one.
+        """
+        if anyone and address is not None:
+            self.tried[address] = error
+            return
+        self._go_on(address, error)
+
+    def _go_on(self, address: Address | None, error: StoreError) -> None:
+        """Look for a new owner: return if there may be one, soon."""
+        failure = StoreError(f"{self._what}: {error}")
+        failure.__cause__ = error
+        if address is None:
+            raise failure  # no node at all answers
+        try:
+            self._map.refresh(avoid=address)
+        except StoreError:
+            raise failure from error
+        if not self._map.has(address):
+            return
+        gone = self._map.orphaned(address)
+        if gone is not None:
+            raise StoreError(f"{self._what}: {gone} ({error})") from error
+        self._pause(failure)
+
+    def _pause(self, failure: Exception) -> None:
+        """Wait a moment, longer each time: no event tells when a cluster comes right."""
+        if time.monotonic() > self._deadline_s:
+            raise StoreError(
+                f"{failure}; the cluster did not come right within {self._patience_s:g} s"
+            ) from failure
+        time.sleep(self._delay_s)
+        self._delay_s = min(2 * self._delay_s, _LONGEST_DELAY_S)
