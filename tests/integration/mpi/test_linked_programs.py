@@ -91,7 +91,7 @@ def test_only_the_launcher_that_fits_starts_it(
     assert not said.exists()
     with ssdag.load(ssdag.Config(executors=[AllocationExecutor("local", launcher=fits)])):
         app(program, stdout=str(said)).result(DEADLINE_S)
-    assert said.read_text().split("\n") == ["a rank", "a rank", ""]
+    assert said.read_text().count("a rank") == 2
 
 
 def test_what_is_not_known_is_let_through(tmp_path: Path) -> None:
