@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ssdag.apps.collect import as_completed, gather, wait
     from ssdag.apps.decorators import bash_app, join_app, mpi_app, python_app
     from ssdag.apps.files import File
-    from ssdag.client import Client
+    from ssdag.client import Client, Dataset
     from ssdag.config import Config
     from ssdag.dataflow.engine import Engine
     from ssdag.dataflow.paths import critical_path
@@ -61,7 +61,7 @@ _WHERE = {
     "ssdag.apps.collect": ("as_completed", "gather", "wait"),
     "ssdag.apps.decorators": ("bash_app", "join_app", "mpi_app", "python_app"),
     "ssdag.apps.files": ("File",),
-    "ssdag.client": ("Client",),
+    "ssdag.client": ("Client", "Dataset"),
     "ssdag.config": ("Config",),
     "ssdag.dataflow.engine": ("Engine",),
     "ssdag.dataflow.paths": ("critical_path",),
@@ -117,6 +117,7 @@ __all__ = [
     "DataFormatError",
     "DataFuture",
     "DataTimeoutError",
+    "Dataset",
     "DependencyError",
     "Engine",
     "EngineClosedError",

@@ -5,5 +5,6 @@ Importing it costs numpy and little else; it pulls in no engine.
 """
 
 from ssdag.client.client import Client
+from ssdag.client.dataset import Dataset
 
-__all__ = ["Client"]
+__all__ = ["Client", "Dataset"]

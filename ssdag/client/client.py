@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from ssdag.client.dataset_calls import DatasetCalls
 from ssdag.client.tensor_calls import TensorCalls
 from ssdag.client.wait_calls import WaitCalls
 
 
-class Client(WaitCalls, TensorCalls):
-    """Tensors on a Redis or Valkey server, or on a cluster of them.
+class Client(WaitCalls, DatasetCalls, TensorCalls):
+    """Tensors and datasets on a Redis or Valkey server, or on a cluster of them.
 
     It connects at the first call. Threads may share it (each busy thread has its own
     connection), a forked child may go on using it, and it pickles as the server's

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Several commands as one: all are done, with nothing of others between, or none."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ssdag.client import npy
+from ssdag.client.resp import ReplyError, command, commands
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ssdag.client.connection import Connection
+    from ssdag.client.npy import Array
+
+#: Payloads up to this are copied together, so that one system call sends many.
+_SMALL = 16 << 10
+_GATHER = 256 << 10
+
+
+@contextmanager
+def watching(connection: Connection) -> Iterator[None]:
+    """Within it, keys may be watched; afterwards none are, if the connection is whole."""
+    done = False
+    try:
+        yield
+        done = True
+    finally:
+        # After EXEC nothing is watched; a way out before it leaves a watch behind.
+        if not done and connection.owed == 0:
+            connection.send(b"*1\r\n$7\r\nUNWATCH\r\n")
+            connection.reply()
+
+
+def first_error(answers: Sequence[Any]) -> None:
+    """Raise the first error among answers, one that aborted a transaction only at last."""
+    errors = [answer for answer in answers if isinstance(answer, ReplyError)]
+    for error in errors:
+        if error.code != "EXECABORT":
+            raise error
+    if errors:
+        raise errors[0]
+
+
+def transaction(connection: Connection, lines: Sequence[Sequence[bytes]]) -> list[Any] | None:
+    """Do commands in one transaction; None if a watched key was changed before.
+
+    Raises
+    ------
+    ReplyError
+        One of them was refused, so none was done; or one failed.
+    """
+    connection.send(commands([(b"MULTI",), *lines, (b"EXEC",)]), replies=len(lines) + 2)
+    answers = connection.replies(len(lines) + 2)
+    first_error(answers)
+    done = answers[-1]
+    if done is None:
+        return None
+    assert isinstance(done, list)
+    first_error(done)
+    return done
+
+
+class Sender:
+    """Commands one after the other: small ones together, large payloads from where they are."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._buffer = bytearray()
+        self._replies = 0
+        #: Commands so far.
+        self.count = 0
+
+    def add(self, *words: bytes) -> None:
+        """Add a command."""
+        self._buffer += command(*words)
+        self._counted()
+
+    def add_set(self, key: bytes, array: Array, *options: bytes) -> None:
+        """Add ``SET key array``."""
+        header, data = npy.encode_header(array), npy.as_bytes(array)
+        self._buffer += b"*%d\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b" % (
+            3 + len(options),
+            len(key),
+            key,
+            len(header) + len(data),
+            header,
+        )
+        rest = b"\r\n" + b"".join([b"$%d\r\n%b\r\n" % (len(o), o) for o in options])
+        if len(data) <= _SMALL:
+            self._buffer += data
+            self._buffer += rest
+        else:
+            self._replies += 1
+            self.flush(data, rest)
+            self._replies -= 1
+        self._counted()
+
+    def _counted(self) -> None:
+        self.count += 1
+        self._replies += 1
+        if len(self._buffer) > _GATHER:
+            self.flush()
+
+    def flush(self, *more: bytes | memoryview) -> None:
+        """Send what is here, and `more` behind it."""
+        head, self._buffer = bytes(self._buffer), bytearray()
+        replies, self._replies = self._replies, 0
+        if head or more:
+            self._connection.send(head, *more, replies=replies)

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Datasets on each server program that this machine has."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import shutil
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from ssdag.client import Client, Dataset, datasets
+from ssdag.errors import DataFormatError, MissingDataError
+from ssdag.services.orchestrator import Orchestrator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ssdag.client.connection import Connection
+
+SERVERS = [
+    pytest.param(None, id="packaged"),
+    pytest.param(
+        "redis-server",
+        id="redis",
+        marks=pytest.mark.skipif(
+            not shutil.which("redis-server"), reason="no redis-server on PATH"
+        ),
+    ),
+]
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def db(request: pytest.FixtureRequest) -> Iterator[Orchestrator]:
+    with Orchestrator(server=request.param, memory_limit_bytes=1 << 30) as service:
+        yield service
+
+
+@pytest.fixture
+def client(db: Orchestrator) -> Iterator[Client]:
+    with Client(db.address, password_file=db.password_file) as made:
+        made.redis.flushdb()
+        yield made
+
+
+def same(one: Dataset, other: Dataset) -> None:
+    """Fail unless two datasets hold the same."""
+    assert one.name == other.name
+    assert one.tensor_names == other.tensor_names
+    for name, array in one.items():
+        assert array.dtype == other[name].dtype
+        assert array.shape == other[name].shape
+        assert array.flags.f_contiguous == other[name].flags.f_contiguous
+        assert array.tobytes() == other[name].tobytes()
+    assert sorted(one.meta) == sorted(other.meta)
+    for name in one.meta:
+        assert one.get_metadata_field_type(name) == other.get_metadata_field_type(name)
+        assert np.array_equal(one.meta[name], other.meta[name])
+
+
+def example(name: str = "d") -> Dataset:
+    made = Dataset(name, {"u": np.arange(6.0).reshape(2, 3), "v": np.float32(2)})
+    made["größe"] = np.asfortranarray(np.arange(8, dtype=">i2").reshape(2, 4))
+    made["empty"] = np.zeros((0, 3), "M8[s]")
+    made["large"] = np.arange(100_000)
+    made.meta.update(step=7, time=0.5, tags=["a", "", "ß"], box=np.arange(3, dtype=np.float32))
+    return made
+
+
+def test_round_trip(client: Client) -> None:
+    assert not client.dataset_exists("d")
+    with pytest.raises(MissingDataError, match="no dataset 'd'"):
+        client.get_dataset("d")
+    client.put_dataset(example())
+    assert client.dataset_exists("d")
+    same(client.get_dataset("d"), example())
+    client.put_dataset(Dataset("bare"))
+    same(client.get_dataset("bare"), Dataset("bare"))
+    client.put_dataset(Dataset("many", {str(i): [i] for i in range(3000)}))
+    assert [int(a[0]) for a in client.get_dataset("many").values()] == list(range(3000))
+
+
+def test_others_read_it(client: Client) -> None:
+    """What is stored are plain keys: a hash, and a file of numpy for each tensor."""
+    client.put_dataset(example())
+    plain = client.redis
+    assert plain.hget("{d}.meta", ".COMPLETE") == b"1"
+    assert plain.hget("{d}.meta", "step") == b"\x04" + (7).to_bytes(8, "little")
+    value: Any = plain.get("{d}.u")
+    assert np.array_equal(np.load(io.BytesIO(value)), example()["u"])
+    assert np.array_equal(client.get_tensor("{d}.u"), example()["u"])
+
+
+def test_tensors_that_are_left_out_go(client: Client) -> None:
+    client.put_dataset(example())
+    client.put_dataset(Dataset("d", {"u": [1], "new": [2]}))
+    assert sorted(client.redis.keys()) == [b"{d}.meta", b"{d}.new", b"{d}.u"]
+    assert len(client.get_dataset("d").meta) == 0
+
+
+def test_not_complete(client: Client) -> None:
+    client.put_dataset(example())
+    client.redis.hdel("{d}.meta", ".COMPLETE")
+    assert not client.dataset_exists("d")
+    with pytest.raises(MissingDataError, match="not complete"):
+        client.get_dataset("d")
+    client.redis.hset("{d}.meta", ".COMPLETE", "1")
+    client.redis.delete("{d}.u")
+    with pytest.raises(MissingDataError, match="lost its tensor 'u'"):
+        client.get_dataset("d")
+    client.redis.hset("{d}.meta", "step", b"\x09")
+    with pytest.raises(DataFormatError, match="'step' is of the unknown type 9"):
+        client.get_dataset("d")
+    client.put_dataset(example())
+    same(client.get_dataset("d"), example())
+
+
+def test_prefixes(client: Client) -> None:
+    client.prefixes.out, client.prefixes.source = "w", "r"
+    client.put_dataset(example())
+    assert client.redis.exists("w.{d}.meta")
+    assert not client.dataset_exists("d")
+    client.prefixes.source = "w"
+    same(client.get_dataset("d"), example())
+    client.prefixes.use("dataset", False)
+    assert not client.dataset_exists("d")
+
+
+def test_pickles() -> None:
+    plain = example()
+    del plain["größe"]  # numpy itself changes the byte order
+    same(pickle.loads(pickle.dumps(plain)), plain)
+
+
+def test_reads_belong_together(client: Client) -> None:
+    """A reader beside a writer sees all of one put."""
+    stop = threading.Event()
+
+    def write() -> None:
+        with client.clone() as own:
+            i = 0
+            while not stop.is_set():
+                i += 1
+                tensors = {n: np.full(1000, i) for n in ("a", "b", "c")}
+                own.put_dataset(Dataset("d", tensors, {"i": i}))
+
+    client.put_dataset(Dataset("d", {n: np.full(1000, 0) for n in "abc"}, {"i": 0}))
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        seen = set()
+        for _ in range(150):
+            found = client.get_dataset("d")
+            values = {int(x) for array in found.values() for x in (array.min(), array.max())}
+            assert values == {found.meta["i"]}
+            seen |= values
+    finally:
+        stop.set()
+        writer.join()
+    assert len(seen) > 1
+
+
+def test_read_while_it_changes(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody writes, with other tensors each time, just between the two halves of a read."""
+    client.put_dataset(example())
+    real = datasets.read_tensors
+
+    def meddle(connection: Connection, wanted: Any) -> Any:
+        answer = real(connection, wanted)
+        with client.clone() as other:
+            other.put_dataset(Dataset("d", {"x": [1]}, {"n": 1}))
+        return answer
+
+    monkeypatch.setattr(datasets, "read_tensors", meddle)
+    same(client.get_dataset("d"), Dataset("d", {"x": [1]}, {"n": 1}))
+
+
+def test_no_watch_is_left_behind(client: Client) -> None:
+    """A failed read leaves no watch on its connection to spoil the next transaction."""
+    with pytest.raises(MissingDataError):
+        client.get_dataset("d")
+    client.put_dataset(example())
+    with client.clone() as other:
+        other.put_dataset(example())
+    client.put_dataset(example())
+    same(client.get_dataset("d"), example())
