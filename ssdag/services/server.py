@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The server program of an orchestrator: finding it, its configuration, its process."""
+"""The server program of an orchestrator: finding it, and its process."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import platform
@@ -14,22 +13,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssdag.client.resp import ConnectionLostError, ReplyError, command
-from ssdag.errors import ServiceStartError, StoreError
+from ssdag.errors import ServiceStartError
 from ssdag.wire import guard
 from ssdag.wire.process import Process, spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from ssdag.client.connection import Connection
-
-#: Keyspace notifications for strings, generic commands, lists, hashes and streams: what
-#: futures of data wait for.
-EVENTS = "K$glht"
-
-#: Values larger than Redis's 512 MB; the memory limit is the limit.
-_LARGEST_VALUE = 1 << 40
+    from collections.abc import Callable
 
 #: The allocators' advice to use huge pages, without which storing a large value costs
 #: mostly page faults (64 MiB: 58 ms against 22 ms). glibc and jemalloc.
@@ -96,44 +85,6 @@ def quote(text: str) -> str:
     return f'"{escaped}"'
 
 
-def configuration(
-    *,
-    folder: str,
-    port: int,
-    unix_socket: str | None,
-    password: str,
-    memory_limit_bytes: int | None,
-    extra: Mapping[str, str | int],
-) -> str:
-    """Return the text of a configuration file.
-
-    The file holds only the hash of the password.
-    """
-    digest = hashlib.sha256(password.encode()).hexdigest()
-    lines = [
-        f"port {port}",
-        "bind 127.0.0.1",
-        "protected-mode yes",
-        f"dir {quote(folder)}",
-        "daemonize no",
-        'logfile ""',
-        'save ""',
-        "appendonly no",
-        f"user default on #{digest} ~* &* +@all",
-        f"notify-keyspace-events {EVENTS}",
-        f"proto-max-bulk-len {_LARGEST_VALUE}",
-        f"client-query-buffer-limit {_LARGEST_VALUE}",
-        # Nothing forks here, so huge pages cost no copies and save page faults.
-        "disable-thp no",
-    ]
-    if unix_socket is not None:
-        lines += [f"unixsocket {quote(unix_socket)}", "unixsocketperm 700"]
-    if memory_limit_bytes is not None:
-        lines += [f"maxmemory {memory_limit_bytes}", "maxmemory-policy noeviction"]
-    lines += [f"{key} {value}" for key, value in extra.items()]
-    return "\n".join(lines) + "\n"
-
-
 class ServerProcess:
     """A running server.
 
@@ -145,6 +96,12 @@ class ServerProcess:
         Its configuration file.
     log : path
         Where what it prints goes.
+    outlives : bool
+        Whether it goes on when we end.
+    grace_s : float
+        How long it may take to store its data if we are killed.
+    huge_pages : bool
+        Whether to advise its allocator to use them.
 
     Raises
     ------
@@ -152,17 +109,28 @@ class ServerProcess:
         The program cannot be executed.
     """
 
-    def __init__(self, program: str, conf: Path, log: Path) -> None:
+    def __init__(
+        self,
+        program: str,
+        conf: Path,
+        log: Path,
+        *,
+        outlives: bool = False,
+        grace_s: float = 0.0,
+        huge_pages: bool = True,
+    ) -> None:
         self.program = program
         self.log = log
-        guard.ensure()
+        self._guarded = not outlives
+        if self._guarded:
+            guard.ensure()
         with log.open("ab") as out:
             try:
                 self.process: Process = spawn(
                     [program, str(conf)],
                     stdout=out,
                     stderr=out,
-                    env={**_HUGE_PAGES, **os.environ},
+                    env={**(_HUGE_PAGES if huge_pages else {}), **os.environ},
                     cwd=conf.parent,
                 )
             except OSError as error:
@@ -170,7 +138,8 @@ class ServerProcess:
                     f"{program} cannot be executed: {error.strerror}; is it a program for this "
                     "machine?"
                 ) from error
-        guard.session(self.process.pid)
+        if self._guarded:
+            guard.session(self.process.pid, grace_s)
 
     def log_tail(self) -> str:
         """Return the last lines that it printed."""
@@ -180,10 +149,10 @@ class ServerProcess:
             return ""
         return "\n".join(text.strip().splitlines()[-_LOG_TAIL_LINES:])
 
-    def wait_ready(self, connect: Callable[[], Connection], timeout_s: float) -> None:
-        """Return when it answers.
+    def wait_ready(self, what_is_wrong: Callable[[], str | None], timeout_s: float) -> None:
+        """Return when it answers: when `what_is_wrong` returns None.
 
-        Its end is seen at once (an event); that it listens, by connecting with growing
+        Its end is seen at once (an event); that it listens, by asking with growing
         pauses, which the event cuts short.
 
         Raises
@@ -198,7 +167,7 @@ class ServerProcess:
         while True:
             if poller.poll(delay * 1000):
                 raise self._ended()
-            why = _answers(connect)
+            why = what_is_wrong()
             if why is None:
                 return
             if time.monotonic() > deadline:
@@ -234,24 +203,9 @@ class ServerProcess:
         except TimeoutError:
             code = None
         self.process.kill_session()
-        guard.release_session(self.process.pid)
+        if self._guarded:
+            guard.release_session(self.process.pid)
         return self.process.poll() if code is None else code
-
-
-def _answers(connect: Callable[[], Connection]) -> str | None:
-    """Return None if the server answers a ping, else what is wrong."""
-    try:
-        connection = connect()
-    except StoreError as error:
-        return str(error)
-    try:
-        connection.send(command(b"PING"))
-        connection.reply()
-    except (ReplyError, ConnectionLostError) as error:  # it loads its data
-        return str(error)
-    finally:
-        connection.close()
-    return None
 
 
 def how_ended(code: int | None) -> str:

@@ -250,7 +250,7 @@ def test_port_lost_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         ports = [other.getsockname()[1], other.getsockname()[1]]
         monkeypatch.setattr(
-            "ssdag.services.orchestrator.free_port", lambda: ports.pop() if ports else 0
+            "ssdag.services.places.free_port", lambda host, bus: ports.pop() if ports else 0
         )
         with Orchestrator() as db:
             db.client().ping()

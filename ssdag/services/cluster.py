@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Making servers a cluster, and one serve in place of another; no ``redis-cli`` needed.
+
+The commands are those of https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/.
+A cluster says by no event that it is ready, so it is asked with growing pauses.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from ssdag.client.resp import ReplyError
+from ssdag.errors import ServiceStartError, SsdagError
+from ssdag.services.admin import ask, ask_each, info
+from ssdag.services.folder import BUS
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Sequence
+
+    from ssdag.client.address import Address
+    from ssdag.client.resp import Reply
+    from ssdag.services.admin import Login
+
+SLOTS = 16384
+
+_ASK_S = 2.0
+_FIRST_PAUSE_S = 0.005
+_LONGEST_PAUSE_S = 0.05
+
+
+def slots_of(shard: int, shards: int) -> tuple[int, int]:
+    """Return the first and the last slot of a shard."""
+    return shard * SLOTS // shards, (shard + 1) * SLOTS // shards - 1
+
+
+def form(
+    servers: Sequence[Address],
+    announced: Sequence[Address],
+    shards: int,
+    login: Login,
+    timeout_s: float,
+    stopping: threading.Event,
+) -> None:
+    """Make servers a cluster and wait until each says that it is whole.
+
+    Servers that were one before, and have come back with their folders, find each other
+    again.
+
+    Parameters
+    ----------
+    servers : sequence of Address
+        Where we reach them: first the shards, then their copies.
+    announced : sequence of Address
+        Where they reach each other.
+    shards : int
+        How many of them serve.
+    login : Login
+        Who may do everything.
+    timeout_s : float
+        How long it may take.
+    stopping : threading.Event
+        Cuts the wait short.
+
+    Raises
+    ------
+    ServiceStartError
+        They did not find together.
+    """
+    deadline = time.monotonic() + timeout_s
+    known = [info(a[0]) for a in _all(ask(servers, [[b"CLUSTER", b"INFO"]], login, _ASK_S))]
+    fresh = [facts.get("cluster_known_nodes") == "1" for facts in known]
+    setup = []
+    for i, server in enumerate(servers):
+        lines: list[list[bytes]] = []
+        if fresh[i]:
+            lines.append([b"CLUSTER", b"SET-CONFIG-EPOCH", b"%d" % (i + 1)])
+            if i < shards:
+                first, last = slots_of(i, shards)
+                slots = [b"%d" % slot for slot in range(first, last + 1)]
+                lines.append([b"CLUSTER", b"ADDSLOTS", *slots])
+        lines.append([b"CLUSTER", b"MYID"])
+        setup.append((server, lines))
+    ids = [replies[-1] for replies in _all(ask_each(setup, login, _ASK_S))]
+    meet = [
+        [b"CLUSTER", b"MEET", a.host.encode(), b"%d" % a.port, b"%d" % (a.port + BUS)]
+        for a in announced[1:]
+    ]
+    _all(ask(servers[:1], meet, login, _ASK_S))
+    copies = list(range(shards, len(servers)))
+    _until(
+        lambda: _know_all([servers[i] for i in copies], len(servers), login),
+        deadline,
+        stopping,
+    )
+    follow = []
+    for i in copies:
+        primary = ids[i % shards]
+        assert isinstance(primary, bytes)
+        if fresh[i]:
+            follow.append((servers[i], [[b"CLUSTER", b"REPLICATE", primary]]))
+    _all(ask_each(follow, login, _ASK_S))
+    _until(lambda: _whole(servers, len(servers), login), deadline, stopping)
+
+
+def rejoin(
+    servers: Sequence[Address], login: Login, timeout_s: float, stopping: threading.Event
+) -> None:
+    """Wait until servers that came back say that their cluster is whole.
+
+    Raises
+    ------
+    ServiceStartError
+        They do not find their cluster.
+    """
+    _until(lambda: _whole(servers, 0, login), time.monotonic() + timeout_s, stopping)
+
+
+def take_over(server: Address, login: Login, stopping: threading.Event) -> None:
+    """Have a copy serve its shard at once; the one that did so is dead for sure.
+
+    Raises
+    ------
+    ServiceStartError
+        It did not.
+    """
+    _all(ask([server], [[b"CLUSTER", b"FAILOVER", b"TAKEOVER"]], login, _ASK_S))
+
+    def serves() -> str | None:
+        (replies,) = _all(ask([server], [[b"ROLE"]], login, _ASK_S))
+        role = replies[0]
+        return None if isinstance(role, list) and role[0] == b"master" else "it is still a copy"
+
+    _until(serves, time.monotonic() + _ASK_S, stopping)
+
+
+def _know_all(servers: Sequence[Address], count: int, login: Login) -> str | None:
+    for replies in _all(ask(servers, [[b"CLUSTER", b"NODES"]], login, _ASK_S)):
+        text = replies[0].decode() if isinstance(replies[0], bytes) else ""
+        lines = [line for line in text.splitlines() if "handshake" not in line]
+        if len(lines) < count:
+            return f"a copy knows {len(lines)} of {count} servers"
+    return None
+
+
+def _whole(servers: Sequence[Address], count: int, login: Login) -> str | None:
+    """Return what keeps the servers from serving, None if nothing does."""
+    lines = [[b"CLUSTER", b"INFO"], [b"INFO", b"replication"]]
+    for server, replies in zip(servers, _all(ask(servers, lines, login, _ASK_S)), strict=True):
+        facts, role = info(replies[0]), info(replies[1])
+        if facts.get("cluster_state") != "ok":
+            return f"{server} says that the cluster is in state {facts.get('cluster_state')!r}"
+        if int(facts.get("cluster_slots_assigned", 0)) < SLOTS:
+            return f"{server} knows of {facts.get('cluster_slots_assigned')} of {SLOTS} slots"
+        if int(facts.get("cluster_known_nodes", 0)) < count:
+            return f"{server} knows {facts.get('cluster_known_nodes')} of {count} servers"
+        if role.get("role") == "slave" and role.get("master_link_status") != "up":
+            return f"{server} has not copied its shard yet"
+    return None
+
+
+def _until(
+    what_is_wrong: Callable[[], str | None], deadline: float, stopping: threading.Event
+) -> None:
+    pause_s = _FIRST_PAUSE_S
+    while (why := what_is_wrong()) is not None:
+        if time.monotonic() > deadline:
+            raise ServiceStartError(
+                f"the servers did not become a cluster in time: {why}; raise start_timeout_s "
+                "if the machine is slow"
+            )
+        if stopping.wait(pause_s):
+            raise ServiceStartError("it was stopped before the cluster was whole")
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+def _all(answers: Sequence[list[Reply] | SsdagError]) -> list[list[Reply]]:
+    """Return the replies of all servers.
+
+    Raises
+    ------
+    ServiceStartError
+        One did not answer, or refused.
+    """
+    out = []
+    for answer in answers:
+        if isinstance(answer, SsdagError):
+            raise ServiceStartError(f"the servers cannot be made a cluster: {answer}") from answer
+        for reply in answer:
+            if isinstance(reply, ReplyError):
+                raise ServiceStartError(f"the servers cannot be made a cluster: {reply}")
+        out.append(answer)
+    return out

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The life of a service made of servers: start, the death of one, end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssdag.client.shared import ClientReference, forget_client, shared_client
+from ssdag.errors import SsdagError, StoreError
+from ssdag.services.admin import ask, info
+from ssdag.services.cluster import slots_of
+from ssdag.services.data_futures import DataFutures
+from ssdag.services.deployment import Deployment, Plan
+from ssdag.services.folder import private_folder, remove_folder, temporary_folder, write_private
+from ssdag.services.server import how_ended
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ssdag.client.client import Client
+    from ssdag.services.deployment import Member
+    from ssdag.services.node import RestartPolicy
+    from ssdag.services.places import Place, PlacedServer
+
+_log = logging.getLogger("ssdag")
+
+_PROBE_S = 0.5
+_PASSWORD = "password"
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Data that were lost because a server died.
+
+    Attributes
+    ----------
+    time_s : float
+        When, in seconds since 1970.
+    shard : int
+        Which shard held them; 0 for a single server.
+    slots : tuple of int
+        First and last slot of the shard: what :meth:`ssdag.Client.slot` says of a key
+        tells whether it was among them. All slots for a single server.
+    restarted : bool
+        Whether the shard serves again, empty or with what it had stored on disk.
+    reason : str
+        How the server ended.
+    """
+
+    time_s: float
+    shard: int
+    slots: tuple[int, int]
+    restarted: bool
+    reason: str
+
+
+class StoreService(DataFutures):
+    """A service whose servers hold data; see :class:`ssdag.Orchestrator`."""
+
+    def __init__(self, name: str, restart: RestartPolicy | None, plan: Plan) -> None:
+        super().__init__(name, restart)
+        self._plan = plan
+        self._folder: Path | None = None
+        self._deployment: Deployment | None = None
+        self._losses: list[Loss] = []
+
+    @abstractmethod
+    def _open_places(self) -> Sequence[Place]:
+        """Return where the servers shall run; called by a start, may block."""
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """What was lost when servers died, oldest first; empty if nothing was."""
+        return tuple(self._losses)
+
+    def client(self) -> Client:
+        """Return this process's client of the servers; starts them if need be."""
+        self.start()
+        return shared_client(self._address(), self._password_file())
+
+    # -- life ------------------------------------------------------------------------
+
+    def _servers(self) -> list[PlacedServer]:
+        """Return what runs, or ran last: the shards, then their copies."""
+        members = [] if self._deployment is None else self._deployment.members
+        return [m.server for m in members if m.server is not None]
+
+    def _address(self) -> str:
+        assert self._deployment is not None
+        return self._deployment.address()
+
+    def _password_file(self) -> str | None:
+        if self._plan.options.open_access:
+            return None
+        assert self._folder is not None
+        return str(self._folder / _PASSWORD)
+
+    def _start(self) -> ClientReference:
+        plan = self._plan
+        given = plan.folder is not None
+        folder = Path(plan.folder or temporary_folder(outlives=plan.outlives))
+        try:
+            private_folder(folder)
+            write_private(folder / _PASSWORD, plan.password + "\n")
+            deployment = Deployment(plan, self._open_places(), folder, self._stopping)
+            try:
+                deployment.start(self._server_ended)
+            except BaseException:
+                deployment.close()
+                raise
+        except BaseException:
+            self._clear_folder(folder, given)
+            raise
+        self._folder, self._deployment = folder, deployment
+        return ClientReference(self._address(), self._password_file())
+
+    def _stop(self, error: SsdagError) -> None:
+        deployment, folder = self._deployment, self._folder
+        if deployment is None or folder is None:
+            return
+        address, password_file = self._address(), self._password_file()
+        deployment.end(store=True)
+        deployment.close()
+        self._fail_futures(shared_client(address, password_file), error)
+        forget_client(address, password_file)
+        self._clear_folder(folder, self._plan.folder is not None)
+
+    def _clear_folder(self, folder: Path, given: bool) -> None:
+        if given:
+            (folder / _PASSWORD).unlink(missing_ok=True)
+        else:
+            remove_folder(folder)
+
+    # -- death -----------------------------------------------------------------------
+
+    def _server_ended(self, member: Member, server: PlacedServer, code: int | None) -> None:
+        """A server has ended by itself; called by the thread that watched it."""
+        deployment = self._deployment
+        reason = how_ended(code)
+        tail = server.log_tail() or "(none)"
+        server.end(0.0)
+        was_primary = member.primary
+        # Before anything else: those who wait for the shard wait for this.
+        served = deployment is not None and deployment.fail_over(member)
+        with self._work:
+            deployment = self._deployment
+            if self._stopping.is_set() or member.server is not server or deployment is None:
+                return
+            what = self._what_is_lost(member, was_primary, served)
+            error: SsdagError = StoreError(
+                f"{what[0]} of {self.name!r} at {server.address_here} has died ({reason}), "
+                f"{what[1]}; its last words:\n{tail}"
+            )
+            if not self._degrade(error):
+                return
+            if not served:
+                slots = slots_of(member.shard, self._plan.shards)
+                self._losses.append(Loss(time.time(), member.shard, slots, False, reason))
+            if self._asks(error):
+                _log.warning("%s; starting it again", error)
+                try:
+                    deployment.restart_dead(self._server_ended)
+                except SsdagError as failure:
+                    error = failure
+                else:
+                    self._losses = [
+                        replace(loss, restarted=True) if loss.shard == member.shard else loss
+                        for loss in self._losses
+                    ]
+                    self._recover()
+                    return
+            if any(m.alive for m in deployment.primaries()):
+                _log.error("%s", error)
+                with self._lock:
+                    self._error = error
+                return
+            self._give_up(error)
+        self._leave_scope()
+
+    def _what_is_lost(self, member: Member, was_primary: bool, served: bool) -> tuple[str, str]:
+        """Return what died, and what that means, in words."""
+        stored = self._plan.options.persistence
+        if self._plan.shards == 1:
+            lost = "what it had not stored on disk is lost" if stored else "its data are lost"
+            return "the server", f"and {lost}"
+        who = f"shard {member.shard}"
+        if not was_primary:
+            return f"a copy of {who}", "and nothing is lost"
+        if served:
+            return who, "its copy serves in its place"
+        first, last = slots_of(member.shard, self._plan.shards)
+        lost = f"the data in its slots {first} to {last}"
+        return who, f"and {lost} are lost" + (", as far as not stored on disk" if stored else "")
+
+    def _probe(self) -> dict[str, Any]:
+        deployment = self._deployment
+        if deployment is None:
+            raise StoreError(f"{self.name!r} has no servers")
+        members = [m for m in deployment.members if m.server is not None]
+        answers = ask([m.address for m in members], [[b"INFO"]], self._plan.login, _PROBE_S)
+        facts: list[dict[str, Any]] = []
+        for member, answer in zip(members, answers, strict=True):
+            if isinstance(answer, SsdagError):
+                raise StoreError(f"{self.name!r}: {answer}") from answer
+            assert member.server is not None
+            said = info(answer[0])
+            facts.append(
+                {
+                    "address": member.server.address_here,
+                    "pid": member.server.pid,
+                    "server": f"{said.get('server_name', 'redis')} "
+                    f"{said.get('valkey_version') or said.get('redis_version')}",
+                    "memory_bytes": int(said.get("used_memory", 0)),
+                    "clients": int(said.get("connected_clients", 0)),
+                }
+            )
+        if len(facts) == 1:
+            return facts[0]
+        return {
+            "address": self._address(),
+            "memory_bytes": sum(f["memory_bytes"] for f in facts),
+            "clients": sum(f["clients"] for f in facts),
+            "servers": facts,
+        }
