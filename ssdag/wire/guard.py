@@ -120,7 +120,7 @@ def ensure() -> None:
     _guard.ensure()
 
 
-def session(pid: int, grace_s: float = 0.0) -> None:
+def session(pid: int, grace_s: float = 0.0, alone_s: float = 0.0) -> None:
     """Have all processes of session `pid` killed when this process ends.
 
     Parameters
@@ -131,9 +131,12 @@ def session(pid: int, grace_s: float = 0.0) -> None:
     grace_s : float
         More than 0: they get SIGTERM first, and so many seconds to end by themselves. For
         launchers that must tell other machines.
+    alone_s : float
+        With a grace: so many seconds before the SIGTERM, for those that end by themselves
+        when this process does, since it held the other end of their input.
     """
     key = b"S%d" % pid
-    _guard.add(key, b"%s %d %g\0" % (key, reaper.ticks_now(), grace_s))
+    _guard.add(key, b"%s %d %g %g\0" % (key, reaper.ticks_now(), grace_s, alone_s))
 
 
 def release_session(pid: int) -> None:

@@ -257,10 +257,11 @@ def remove(path: str) -> None:
 class Reaper:
     """What the guard process knows: sessions, paths, and whether the driver lives.
 
-    Commands come through a pipe, each ended by a NUL byte: ``S<pid> <ticks> <grace>`` and
-    ``s<pid>`` add and release a session, ``P<path>`` and ``p<path>`` a path. A session
+    Commands come through a pipe, each ended by a NUL byte: ``S<pid> <ticks> <grace> <alone>``
+    and ``s<pid>`` add and release a session, ``P<path>`` and ``p<path>`` a path. A session
     with a grace (in seconds) gets SIGTERM first and so much time to follow it: ``srun``
-    must tell other machines, and does not if it is killed.
+    must tell other machines, and does not if it is killed. Before that it is left alone
+    for some seconds, if it ends by itself when its input does.
     """
 
     def __init__(self, commands: int, driver: int) -> None:
@@ -270,6 +271,7 @@ class Reaper:
         self._leaders: dict[int, int] = {}  # session -> pidfd of its leader, or -1
         self._ended: dict[int, int] = {}  # session -> ticks at which the leader had ended
         self._graces: dict[int, float] = {}
+        self._alone: dict[int, float] = {}
         self._by_fd: dict[int, int] = {}
         self._paths: dict[bytes, None] = {}
         self._poller = select.poll()
@@ -305,9 +307,10 @@ class Reaper:
         for record in records:
             kind, body = record[:1], record[1:]
             if kind == b"S":
-                pid, ticks, grace = body.split(b" ")
+                pid, ticks, grace, alone = body.split(b" ")
                 self._add(int(pid), int(ticks))
                 self._graces[int(pid)] = float(grace)
+                self._alone[int(pid)] = float(alone)
             elif kind == b"s":
                 self._drop(int(body))
             elif kind == b"P":
@@ -347,6 +350,7 @@ class Reaper:
         self._leaders.pop(sid, None)
         self._ended.pop(sid, None)
         self._graces.pop(sid, None)
+        self._alone.pop(sid, None)
 
     def _clean(self) -> None:
         ours = [
@@ -358,6 +362,9 @@ class Reaper:
         if polite:
             rude = [Session(sid) for sid in ours if sid not in polite]
             end(rude, signal.SIGKILL, KILL_PATIENCE_S)
+            alone = [sid for sid in polite if self._alone[sid] > 0]
+            if alone:  # signal 0 only looks whether they live
+                end([Session(sid) for sid in alone], 0, max(self._alone[sid] for sid in alone))
             end(
                 [Session(sid) for sid in polite],
                 signal.SIGTERM,

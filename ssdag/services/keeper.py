@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The keeper: a small process on a node of an allocation that keeps servers there.
+
+``python -m ssdag.services.keeper`` is started by a launcher, and driven by lines of JSON:
+orders on stdin, reports on stdout. What is secret (passwords) comes that way too, never as
+an argument or a variable.
+
+Orders, each for the keeper whose rank is in ``to``, or for all if there is none:
+
+========  ===================================  ==========================================
+``do``    with                                 report
+========  ===================================  ==========================================
+(none)                                         ``hello``: facts about the node
+look      paths: {path: sha256}                ``looked``: paths that are not seen here
+start     id, request, cpus, folder, password  ``started`` with facts, or ``failed``
+end       id, grace_s                          ``ended``, as if it had ended by itself
+log       id                                   ``log``, ``text``: the last lines
+clear     id                                   ``cleared``: its files are removed
+ping                                           ``pong``
+========  ===================================  ==========================================
+
+Reports carry the keeper's rank as ``from``; ``ended`` has ``code`` and ``text``, the last
+lines of the log. When stdin ends, because the driver or the launcher is gone, so do the
+servers, and their folders go, then the keeper; servers that outlive their driver keep it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if __name__ == "__main__":  # as a file, where ssdag need not be installed
+    from importlib import import_module
+
+    _ROOT = os.path.dirname(os.path.abspath(__file__)).rsplit(os.sep, 2)[0]
+    sys.path.insert(0, _ROOT)
+    import_module("ssdag")
+    sys.path.remove(_ROOT)  # what else lies there must not come before the standard library
+    sys.exit(import_module("ssdag.services.keeper").main())
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import queue
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssdag.errors import ServiceStartError, SsdagError
+from ssdag.launchers.world import RANK_VARIABLES
+from ssdag.services.folder import write_private
+from ssdag.services.node_facts import addresses_here, choose_cores, machine, node_name
+from ssdag.services.places import LocalPlace, ServerRequest
+from ssdag.wire import guard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ssdag.services.places import PlacedServer
+
+#: Servers get so long to end in order when the driver is gone.
+_GRACE_S = 3.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Kept:
+    """A server that the keeper shall run.
+
+    Parameters
+    ----------
+    request : ServerRequest
+    """
+
+    def __init__(self, request: ServerRequest) -> None:
+        self.request = request
+        self.server: PlacedServer | None = None
+        #: A folder that is removed with it.
+        self.folder: str | None = None
+        self.unwanted = False
+
+    def terminate(self) -> None:
+        """Ask it to end in order."""
+        self.unwanted = True
+        if self.server is not None and self.server.running():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.server.pid, signal.SIGTERM)
+
+    def end(self, grace_s: float) -> None:
+        """End it, or have it ended as soon as it has started."""
+        self.unwanted = True
+        if self.server is not None:
+            self.server.end(grace_s)
+
+    def clear(self) -> None:
+        """Remove its files."""
+        if self.server is not None:
+            self.server.clear()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            guard.release_path(self.folder)
+
+
+class Keeper:
+    """Serves orders until its input ends.
+
+    Parameters
+    ----------
+    reading, writing : int
+        Descriptors of orders and reports.
+    """
+
+    def __init__(self, reading: int, writing: int) -> None:
+        self._reading = reading
+        self._writing = writing
+        rank = next((os.environ[n] for n in RANK_VARIABLES if os.environ.get(n)), "0")
+        self.rank = int(rank) if rank.isdigit() else 0
+        self._place = LocalPlace()
+        self._kept: dict[str, Kept] = {}
+        self._threads: dict[str, threading.Thread] = {}
+        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._saying = threading.Lock()
+        self._orders: dict[str, Callable[[dict[str, Any]], None]] = {
+            "look": self._look,
+            "start": self._start,
+            "end": self._end,
+            "log": self._log,
+            "clear": self._clear,
+            "ping": lambda _: self.say(pong=True),
+        }
+
+    def run(self) -> None:
+        """Serve; returns when nothing is left."""
+        threading.Thread(target=self._read, name="ssdag-keeper-read", daemon=True).start()
+        self.say(hello={
+            "host": socket.gethostname(), "node": node_name(), "machine": machine(),
+            "pid": os.getpid(), "cpus": sorted(os.sched_getaffinity(0)),
+            "addresses": addresses_here(),
+        })  # fmt: skip
+        try:
+            while (line := self._lines.get()) is not None:
+                self._obey(line)
+            self._end_all([kept for kept in self._kept.values() if not kept.request.outlives])
+            for name in list(self._kept):
+                self._threads[name].join()
+        finally:
+            for signum in _SIGNALS:
+                signal.signal(signum, signal.SIG_IGN)
+            self._end_all(list(self._kept.values()))
+
+    def stop(self, signum: int, frame: object) -> None:
+        """End with all servers; a handler of signals."""
+        sys.exit(128 + signum)
+
+    def say(self, **report: Any) -> None:
+        """Report; nobody may listen any more."""
+        data = json.dumps({"from": self.rank, **report}).encode() + b"\n"
+        with self._saying, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            while data:
+                data = data[os.write(self._writing, data) :]
+
+    def _read(self) -> None:
+        rest = b""
+        while True:
+            try:
+                data = os.read(self._reading, 1 << 16)
+            except ConnectionError:
+                data = b""
+            if not data:
+                self._lines.put(None)
+                return
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                self._lines.put(line)
+
+    def _obey(self, line: bytes) -> None:
+        order = json.loads(line)
+        if order.get("to", self.rank) == self.rank:
+            self._orders[order["do"]](order)
+
+    def _end_all(self, those: Iterable[Kept]) -> None:
+        kept_by_name = {name: kept for name, kept in self._kept.items() if kept in those}
+        for kept in kept_by_name.values():
+            kept.terminate()
+        for name, kept in kept_by_name.items():
+            kept.end(_GRACE_S)
+            self._threads[name].join(kept.request.start_timeout_s + _GRACE_S)
+            kept.clear()
+            self._kept.pop(name, None)
+
+    # -- orders ----------------------------------------------------------------------
+
+    def _look(self, order: dict[str, Any]) -> None:
+        paths = order["paths"].items()
+        self.say(looked=[path for path, digest in paths if _digest(path) != digest])
+
+    def _start(self, order: dict[str, Any]) -> None:
+        name = order["id"]
+        kept = self._kept[name] = Kept(ServerRequest.from_plain(order["request"]))
+        thread = threading.Thread(
+            target=self._keep, args=(name, kept, order), name=f"ssdag-keep-{name}", daemon=True
+        )
+        self._threads[name] = thread
+        thread.start()
+
+    def _keep(self, name: str, kept: Kept, order: dict[str, Any]) -> None:
+        """Start a server and report its end; in a thread of its own."""
+        try:
+            request = kept.request
+            if order.get("folder"):
+                kept.folder = _make_folder(order["folder"])
+                request = dataclasses.replace(request, folder=kept.folder)
+                write_private(Path(kept.folder, "password"), order["password"] + "\n")
+            elif request.folder and _is_temporary(request.folder):
+                # That of a server before it, which is gone with the keeper before us.
+                kept.folder = request.folder
+                guard.path(request.folder)
+            # Of this thread alone, and of what it starts.
+            os.sched_setaffinity(0, choose_cores(order.get("cpus"), os.sched_getaffinity(0)))
+            server = self._place.start(request)
+        except (SsdagError, OSError, ValueError) as error:
+            kept.clear()
+            self._kept.pop(name, None)
+            tail, code = "", None
+            if isinstance(error, ServiceStartError):
+                tail, code = error.log_tail, error.exit_code
+            self.say(failed=name, error=str(error), text=tail, code=code)
+            return
+        kept.server = server
+        if kept.unwanted:
+            server.end(0.0)
+        self.say(started=name, pid=server.pid, host=server.host, port=server.port,
+                 socket=server.socket, folder=server.folder)  # fmt: skip
+        code = server.wait()
+        server.end(0.0)  # what it may have started
+        self.say(ended=name, code=code, text=server.log_tail())
+
+    def _end(self, order: dict[str, Any]) -> None:
+        kept = self._kept.get(order["id"])
+        if kept is not None:
+            threading.Thread(
+                target=kept.end, args=(order["grace_s"],), name="ssdag-keeper-end", daemon=True
+            ).start()
+
+    def _log(self, order: dict[str, Any]) -> None:
+        kept = self._kept.get(order["id"])
+        server = None if kept is None else kept.server
+        self.say(log=order["id"], text="" if server is None else server.log_tail())
+
+    def _clear(self, order: dict[str, Any]) -> None:
+        kept = self._kept.pop(order["id"], None)
+        if kept is not None:
+            kept.clear()
+        self.say(cleared=order["id"])
+
+
+def _make_folder(name: str) -> str:
+    """Make a private folder of a given name, the same on all nodes where that is possible.
+
+    Nodes that share their temporary folder (virtual ones do) get folders side by side.
+    """
+    base = os.path.join(tempfile.gettempdir(), name)
+    for path in (base, f"{base}-{node_name()}"):
+        guard.path(path)
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            guard.release_path(path)
+        else:
+            return path
+    raise OSError(f"{base}: there is such a folder")
+
+
+def _is_temporary(path: str) -> bool:
+    """Return whether a folder would be a private temporary one of ours, and is not there."""
+    parent, name = os.path.split(path)
+    ours = parent == tempfile.gettempdir() and name.startswith("ssdag-")
+    return ours and not os.path.exists(path)
+
+
+def _digest(path: str) -> str | None:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    except OSError:
+        return None
+
+
+def main() -> int:
+    """Keep servers as stdin says; returns the exit code."""
+    keeper = Keeper(0, 1)
+    for signum in _SIGNALS:
+        signal.signal(signum, keeper.stop)
+    keeper.run()
+    return 0

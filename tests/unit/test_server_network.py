@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""At which addresses servers listen, on which nodes and cores: pure choices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ssdag import ConfigError
+from ssdag.services.network import choose_addresses
+from ssdag.services.node_facts import addresses_here, choose_cores, machine, node_name
+from ssdag.services.on_nodes import choose_hosts
+
+
+def facts(number: int, **interfaces: str) -> dict[str, Any]:
+    """Return a node whose addresses end in its number."""
+    addresses = {name: [f"{start}.{number}/24"] for name, start in interfaces.items()}
+    return {
+        "host": f"h{number}",
+        "machine": f"m{number}",
+        "addresses": {"lo": ["127.0.0.1/8"], **addresses},
+    }
+
+
+def test_one_machine_is_reached_by_loopback() -> None:
+    node = facts(1, eth0="10.0.0")
+    assert choose_addresses([node, node], node) == ["127.0.0.1", "127.0.0.1"]
+
+
+def test_the_fastest_network_that_all_share() -> None:
+    nodes = [facts(i, eth0="10.0.0", ib0="10.1.0", hsn0="10.2.0") for i in (1, 2)]
+    assert choose_addresses(nodes, facts(9, eth0="10.0.0", ib0="10.1.0")) == [
+        "10.1.0.1",
+        "10.1.0.2",
+    ]
+    assert choose_addresses(nodes, facts(9, eth0="10.0.0")) == ["10.0.0.1", "10.0.0.2"]
+    # Also under other names; and a node that is the driver's machine uses it too.
+    named = [facts(1, eno1="10.0.0"), facts(9, eth0="10.0.0")]
+    assert choose_addresses(named, facts(9, eth0="10.0.0")) == ["10.0.0.1", "10.0.0.9"]
+
+
+def test_networks_of_containers_are_not_shared() -> None:
+    nodes = [facts(i, docker0="172.17.0", eth0="10.0.0") for i in (1, 2)]
+    driver = facts(9, docker0="172.17.0", eth0="10.0.0")
+    assert choose_addresses(nodes, driver) == ["10.0.0.1", "10.0.0.2"]
+    # The same address on two machines is no address by which to tell them apart.
+    twins = [{**facts(1, x0="10.3.0", eth0="10.0.0"), "machine": m} for m in ("a", "b")]
+    other = facts(9, x0="10.3.0")
+    assert choose_addresses(twins, other) == ["10.0.0.1", "10.0.0.1"]
+
+
+def test_routed_networks_and_none() -> None:
+    nodes = [facts(1, eth0="10.0.1"), facts(2, eth0="10.0.2")]
+    assert choose_addresses(nodes, facts(9, eth0="192.168.7")) == ["10.0.1.1", "10.0.2.2"]
+    with pytest.raises(ValueError, match="h2 has no IPv4 address but loopback"):
+        choose_addresses([nodes[0], facts(2)], facts(9, eth0="192.168.7"))
+
+
+def test_hosts() -> None:
+    there = ("n1", "n2", "n3", "n4")
+    assert choose_hosts(3, None, there) == ("n2", "n3", "n4")
+    assert choose_hosts(None, None, there) == there
+    assert choose_hosts(3, ["n4", "n1"], there) == ("n4", "n1")
+    assert choose_hosts(1, ["x"], ()) == ("x",)
+    with pytest.raises(ConfigError, match="n5; the allocation has n1, n2"):
+        choose_hosts(1, ["n1", "n5"], there)
+    with pytest.raises(ConfigError, match="each once"):
+        choose_hosts(2, ["n1", "n1"], there)
+    with pytest.raises(ConfigError, match="the allocation has 4"):
+        choose_hosts(5, None, there)
+
+
+def test_cores() -> None:
+    assert choose_cores(None, {3, 5}) == {3, 5}
+    assert choose_cores(2, {3, 5, 8, 9}) == {8, 9}  # tasks fill a node from its first core
+    assert choose_cores([3], {3, 5}) == {3}
+    with pytest.raises(ValueError, match=r"cpus=3, but only 2 cores may be used \(3,5\)"):
+        choose_cores(3, {3, 5})
+    with pytest.raises(ValueError, match="only cores 3,5 may be used"):
+        choose_cores([0, 3], {3, 5})
+
+
+def test_this_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "n7")
+    assert node_name() == "n7"
+    monkeypatch.setenv("SSDAG_NODE", "n8")
+    assert node_name() == "n8"
+    assert machine() == machine()
+    assert any(text.startswith("127.0.0.1/") for text in addresses_here()["lo"])
