@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from ssdag.client.dataset_calls import DatasetCalls
+from ssdag.client.list_calls import ListCalls
 from ssdag.client.tensor_calls import TensorCalls
 from ssdag.client.wait_calls import WaitCalls
 
 
-class Client(WaitCalls, DatasetCalls, TensorCalls):
+class Client(WaitCalls, ListCalls, TensorCalls):
     """Tensors and datasets on a Redis or Valkey server, or on a cluster of them.
 
     It connects at the first call. Threads may share it (each busy thread has its own

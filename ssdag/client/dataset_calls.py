@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-from ssdag.client import datasets
+from ssdag.client import dataset_reading, dataset_writing
 from ssdag.client.base import ClientBase, call
 from ssdag.client.dataset import Dataset, check_name
+from ssdag.client.dataset_keys import check_base, meta_key
 from ssdag.client.metadata import COMPLETE
 from ssdag.client.resp import command
+from ssdag.client.slots import slot_of
 from ssdag.errors import DataFormatError
 
 
@@ -19,6 +21,7 @@ class DatasetCalls(ClientBase):
 
         Blocks until the server has it. It is one transaction: readers see the old one
         until the new one is there as a whole, also if this process dies in the middle.
+        Until then the server holds both.
 
         Parameters
         ----------
@@ -36,7 +39,7 @@ class DatasetCalls(ClientBase):
             raise DataFormatError(f"put_dataset takes a Dataset, not {type(dataset).__name__}")
         base = self._written_base(dataset.name)
         what = f"put of dataset {dataset.name!r}"
-        self._run(what, lambda c: datasets.put(c, base, dataset), key=base)
+        self._run(what, lambda c: dataset_writing.put(c, base, dataset), key=base)
 
     def get_dataset(self, name: str) -> Dataset:
         """Return a stored dataset. Blocks while it travels.
@@ -57,22 +60,98 @@ class DatasetCalls(ClientBase):
         StoreError
             The server cannot be reached or refuses.
         """
-        base = self._read_base(name)
-        what = f"get of dataset {name!r}"
-        return self._run(what, lambda c: datasets.get(c, name, base), key=base)
+        return self._get_dataset(name, self._read_base(name))
 
     def dataset_exists(self, name: str) -> bool:
         """Return whether a complete dataset is stored under this name."""
         base = self._read_base(name)
-        line = command(b"HEXISTS", datasets.meta_key(base), COMPLETE)
+        line = command(b"HEXISTS", meta_key(base), COMPLETE)
         return bool(self._run(f"look for dataset {name!r}", lambda c: call(c, line), key=base))
+
+    def delete_dataset(self, name: str) -> bool:
+        """Delete a dataset with all its tensors; return whether there was one.
+
+        It is one transaction, and never sent twice: if the connection breaks before the
+        answer, StoreError says so and nobody knows whether it is deleted.
+        """
+        return self._delete_dataset(name, self._read_base(name))
+
+    def _delete_dataset(self, name: str, base: bytes) -> bool:
+        what = f"delete of dataset {name!r}"
+        return self._run(
+            what, lambda c: dataset_writing.delete(c, base), key=base, idempotent=False
+        )
+
+    def copy_dataset(self, source: str, target: str) -> None:
+        """Copy a dataset within the server, in place of what is at `target`.
+
+        It is one transaction, and the data do not travel. In a cluster they do, unless
+        both names have the same slot.
+
+        Raises
+        ------
+        MissingDataError
+            There is no complete dataset of the name `source`.
+        StoreError
+            The server cannot be reached or refuses.
+        """
+        begin, end = self._read_base(source), self._written_base(target)
+        if self._are_together(begin, end):
+            what = f"copy of dataset {source!r}"
+            self._run(
+                what,
+                lambda c: dataset_writing.move(c, source, begin, end, keep=True),
+                key=begin,
+            )
+        else:
+            self._copy_through_here(source, target)
+
+    def rename_dataset(self, old: str, new: str) -> None:
+        """Rename a dataset within the server, in place of what is at `new`.
+
+        It is one transaction, and never sent twice, see :meth:`delete_dataset`. In a
+        cluster, unless both names have the same slot, the dataset is put under the new
+        name and then deleted under the old one.
+
+        Raises
+        ------
+        MissingDataError
+            There is no complete dataset of the name `old`.
+        StoreError
+            The server cannot be reached or refuses.
+        """
+        begin, end = self._read_base(old), self._written_base(new)
+        if self._are_together(begin, end):
+            what = f"rename of dataset {old!r}"
+            self._run(
+                what,
+                lambda c: dataset_writing.move(c, old, begin, end, keep=False),
+                key=begin,
+                idempotent=False,
+            )
+        else:
+            self._copy_through_here(old, new)
+            self.delete_dataset(old)
+
+    def _copy_through_here(self, source: str, target: str) -> None:
+        dataset = self.get_dataset(source)
+        dataset.name = target
+        self.put_dataset(dataset)
+
+    def _get_dataset(self, name: str, base: bytes) -> Dataset:
+        what = f"get of dataset {name!r}"
+        return self._run(what, lambda c: dataset_reading.get(c, name, base), key=base)
 
     # -- names -----------------------------------------------------------------------
 
     def _written_base(self, name: str) -> bytes:
         """Return the start of the keys under which a dataset is written, ``prefix.{name}``."""
-        return datasets.check_base(self._written("dataset", f"{{{check_name(name)}}}"))
+        return check_base(self._written("dataset", f"{{{check_name(name)}}}"))
 
     def _read_base(self, name: str) -> bytes:
         """Return the start of the keys under which a dataset is read."""
-        return datasets.check_base(self._read("dataset", f"{{{check_name(name)}}}"))
+        return check_base(self._read("dataset", f"{{{check_name(name)}}}"))
+
+    def _are_together(self, one: bytes, other: bytes) -> bool:
+        """Return whether two keys can be in one transaction."""
+        return not self.clustered or slot_of(one) == slot_of(other)

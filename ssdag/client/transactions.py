@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ssdag.client import npy
 from ssdag.client.resp import ReplyError, command, commands
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+    from typing import Self
 
     from ssdag.client.connection import Connection
     from ssdag.client.npy import Array
@@ -20,18 +20,51 @@ _SMALL = 16 << 10
 _GATHER = 256 << 10
 
 
-@contextmanager
-def watching(connection: Connection) -> Iterator[None]:
-    """Within it, keys may be watched; afterwards none are, if the connection is whole."""
-    done = False
-    try:
-        yield
-        done = True
-    finally:
-        # After EXEC nothing is watched; a way out before it leaves a watch behind.
-        if not done and connection.owed == 0:
-            connection.send(b"*1\r\n$7\r\nUNWATCH\r\n")
-            connection.reply()
+class Watch:
+    """Keys that are watched from a look at them to a transaction; a context manager.
+
+    On the way out nothing is left watched, which would make somebody else's transaction
+    on this connection fail.
+
+    Parameters
+    ----------
+    connection : Connection
+        Where ``WATCH`` is sent.
+    """
+
+    __slots__ = ("_connection", "_ended")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._ended = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # A connection that owes replies is not used again.
+        if not self._ended and self._connection.owed == 0:
+            self._connection.send(b"*1\r\n$7\r\nUNWATCH\r\n")
+            self._connection.reply()
+
+    def look(self, *lines: Sequence[bytes]) -> list[Any]:
+        """Send commands, ``WATCH`` among them, and return their replies.
+
+        Raises
+        ------
+        ReplyError
+            One of them failed.
+        """
+        self._connection.send(commands(lines), replies=len(lines))
+        answers = list(self._connection.replies(len(lines)))
+        first_error(answers)
+        return answers
+
+    def transaction(self, lines: Sequence[Sequence[bytes]], ignored: int = 0) -> list[Any] | None:
+        """Do commands in one transaction, see :func:`ended`; then nothing is watched."""
+        done = transaction(self._connection, lines, ignored)
+        self._ended = True
+        return done
 
 
 def first_error(answers: Sequence[Any]) -> None:
@@ -44,23 +77,38 @@ def first_error(answers: Sequence[Any]) -> None:
         raise errors[0]
 
 
-def transaction(connection: Connection, lines: Sequence[Sequence[bytes]]) -> list[Any] | None:
-    """Do commands in one transaction; None if a watched key was changed before.
+def ended(answers: Sequence[Any], ignored: int = 0) -> list[Any] | None:
+    """Return what a transaction's commands answered, of all replies from MULTI to EXEC.
+
+    None if a watched key was changed before, so that nothing was done.
+
+    Parameters
+    ----------
+    answers : sequence
+        The replies.
+    ignored : int
+        So many of the first commands may fail.
 
     Raises
     ------
     ReplyError
-        One of them was refused, so none was done; or one failed.
+        A command was refused, so none was done; or one failed.
     """
-    connection.send(commands([(b"MULTI",), *lines, (b"EXEC",)]), replies=len(lines) + 2)
-    answers = connection.replies(len(lines) + 2)
     first_error(answers)
     done = answers[-1]
     if done is None:
         return None
     assert isinstance(done, list)
-    first_error(done)
+    first_error(done[ignored:])
     return done
+
+
+def transaction(
+    connection: Connection, lines: Sequence[Sequence[bytes]], ignored: int = 0
+) -> list[Any] | None:
+    """Do commands in one transaction; see :func:`ended`."""
+    connection.send(commands([(b"MULTI",), *lines, (b"EXEC",)]), replies=len(lines) + 2)
+    return ended(connection.replies(len(lines) + 2), ignored)
 
 
 class Sender:

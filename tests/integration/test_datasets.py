@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from ssdag.client import Client, Dataset, datasets
-from ssdag.errors import DataFormatError, MissingDataError
+from ssdag.client import Client, Dataset, dataset_reading, dataset_writing
+from ssdag.client.transactions import Watch
+from ssdag.errors import DataFormatError, MissingDataError, StoreError
 from ssdag.services.orchestrator import Orchestrator
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def test_reads_belong_together(client: Client) -> None:
 def test_read_while_it_changes(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody writes, with other tensors each time, just between the two halves of a read."""
     client.put_dataset(example())
-    real = datasets.read_tensors
+    real = dataset_reading.read_tensors
 
     def meddle(connection: Connection, wanted: Any) -> Any:
         answer = real(connection, wanted)
@@ -174,7 +175,7 @@ def test_read_while_it_changes(client: Client, monkeypatch: pytest.MonkeyPatch) 
             other.put_dataset(Dataset("d", {"x": [1]}, {"n": 1}))
         return answer
 
-    monkeypatch.setattr(datasets, "read_tensors", meddle)
+    monkeypatch.setattr(dataset_reading, "read_tensors", meddle)
     same(client.get_dataset("d"), Dataset("d", {"x": [1]}, {"n": 1}))
 
 
@@ -187,3 +188,85 @@ def test_no_watch_is_left_behind(client: Client) -> None:
         other.put_dataset(example())
     client.put_dataset(example())
     same(client.get_dataset("d"), example())
+
+
+def test_delete_copy_rename(client: Client) -> None:
+    assert not client.delete_dataset("d")
+    for call in (client.copy_dataset, client.rename_dataset):
+        with pytest.raises(MissingDataError, match="no dataset 'd'"):
+            call("d", "e")
+    client.put_dataset(example())
+    client.put_dataset(Dataset("e", {"u": [1], "stale": [2]}, {"old": 1}))
+    client.copy_dataset("d", "e")
+    same(client.get_dataset("e"), example("e"))
+    same(client.get_dataset("d"), example())
+    client.copy_dataset("d", "d")
+    client.rename_dataset("d", "d")
+    client.put_dataset(Dataset("f", {"stale": [2]}))
+    client.rename_dataset("d", "f")
+    same(client.get_dataset("f"), example("f"))
+    assert not client.dataset_exists("d")
+    assert not client.redis.keys("*stale")
+    assert client.delete_dataset("f")
+    assert client.delete_dataset("e")
+    assert client.redis.keys() == []
+
+
+def test_damaged_ones_are_not_copied(client: Client) -> None:
+    client.put_dataset(example())
+    client.redis.delete("{d}.u")
+    for call in (client.copy_dataset, client.rename_dataset):
+        with pytest.raises(MissingDataError, match="lost a tensor"):
+            call("d", "e")
+    client.redis.hdel("{d}.meta", ".COMPLETE")
+    with pytest.raises(MissingDataError):
+        client.copy_dataset("d", "e")
+    assert client.delete_dataset("d")
+    assert client.redis.keys() == []
+
+
+def test_large_one(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is stored aside and renamed: as whole, and with nothing left of the detour."""
+    monkeypatch.setattr(dataset_writing, "LARGE_BYTES", 1000)
+    client.put_dataset(Dataset("d", {"stale": [1], "u": [2]}))
+    for _ in range(2):
+        client.put_dataset(example())
+        same(client.get_dataset("d"), example())
+        assert len(client.redis.keys()) == 1 + len(example())
+        assert {client.redis.ttl(key) for key in client.redis.keys()} == {-1}  # noqa: SIM118
+
+
+def test_large_one_loses_a_part(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset_writing, "LARGE_BYTES", 1000)
+    client.put_dataset(Dataset("d", {"u": [1]}))
+    real = Watch.look
+
+    def drop(self: Watch, *lines: Any) -> Any:
+        if lines[0][0] == b"WATCH" and lines[1][0] == b"EXISTS" and len(lines[0]) > 2:
+            answers = real(self, *lines)
+            with client.clone() as other:
+                other.redis.delete(lines[0][1])
+            return answers
+        return real(self, *lines)
+
+    monkeypatch.setattr(Watch, "look", drop)
+    with pytest.raises(StoreError, match="dropped parts of it"):
+        client.put_dataset(example())
+    same(client.get_dataset("d"), Dataset("d", {"u": [1]}))
+
+
+def test_out_of_memory(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A put that the server has no room for changes nothing and leaves nothing."""
+    client.put_dataset(example())
+    used = int(client.redis.info("memory")["used_memory"])
+    large = Dataset("d", {name: np.zeros(1 << 20) for name in "abcdef"})
+    for limit in (10**12, 1000):
+        monkeypatch.setattr(dataset_writing, "LARGE_BYTES", limit)
+        client.redis.config_set("maxmemory", used + (20 << 20))
+        try:
+            with pytest.raises(StoreError, match="memory limit"):
+                client.put_dataset(large)
+        finally:
+            client.redis.config_set("maxmemory", 1 << 30)
+    same(client.get_dataset("d"), example())
+    assert len(client.redis.keys()) == 1 + len(example())
