@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Waiting for data by notification: one connection and one thread for all that is awaited.
+"""Waiting for data by notification: one thread, and one connection per node, for all.
 
-For each awaited name the watcher subscribes to the server's keyspace notifications of
-that one key (a pattern over all keys would send it every write of a busy server). Only
-when the server has confirmed the subscription does it look whether the key is there
-already: so a write is seen either by the look or by the notification. After a lost
-connection it subscribes and looks again.
+For each awaited key the watcher subscribes to the server's keyspace notifications of
+that one key (a pattern over all keys would send it every write of a busy server), and
+only then looks whether what is waited for is there already: so a write is seen either
+by the look or by the notification. After a lost connection it subscribes and looks
+again.
 
 The thread sleeps in ``poll`` and costs nothing while nothing happens.
 """
@@ -15,66 +15,72 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
 import threading
 import time
 from concurrent.futures import InvalidStateError
 from typing import TYPE_CHECKING, Any
 
-from ssdag.client.resp import ConnectionLostError, ReplyError, command, key_bytes
-from ssdag.client.shared import TensorReference
-from ssdag.errors import SsdagError, StoreError
+from ssdag.client.address import Place, read_password
+from ssdag.client.checks import Checker
+from ssdag.client.conditions import REMOVALS, Condition
+from ssdag.client.resp import ReplyError, explain
+from ssdag.client.waiting import Look, Waiting, Watch
+from ssdag.client.watch_nodes import Nodes
+from ssdag.errors import DataTimeoutError, SsdagError, StoreError
 from ssdag.futures import DataFuture
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
+    from ssdag.client.address import Address
     from ssdag.client.base import ClientBase
-    from ssdag.client.connection import Connection
-    from ssdag.client.npy import Array
+    from ssdag.client.resp import Reply
 
 _log = logging.getLogger("ssdag")
-
-_CHANNEL = b"__keyspace@0__:"
-
-#: Events after which a key is not there.
-_REMOVALS = frozenset({b"del", b"expired", b"evicted", b"rename_from", b"move_from"})
 
 #: How long the thread stays when nobody waits any more.
 _LINGER_S = 1.0
 
-#: Names in one command or one look.
-_BATCH = 500
+#: How long a lost server, or a lost node of a cluster, is tried again.
+_PATIENCE_S = 5.0
+_CLUSTER_PATIENCE_S = 30.0
 
-_FIRST_DELAY_S = 0.01
-_LONGEST_DELAY_S = 0.5
+#: How often it is seen whether patience is at its end; only while something is amiss.
+_CHECK_S = 0.25
 
 
-class TensorWatcher:
-    """Completes futures of data as their tensors appear on one server.
+class Watcher:
+    """Completes futures of data as their conditions become true on one server or cluster.
 
     Parameters
     ----------
     client : Client
         Says where the server is; the watcher uses connections of its own.
-    reconnect_s : float
-        How long a lost server is tried again before all futures fail.
+    patience_s : float, optional
+        How long a lost server is tried again before all futures fail; by default 5 s,
+        for a node of a cluster 30 s, in which its replica takes over.
     """
 
-    def __init__(self, client: ClientBase, *, reconnect_s: float = 5.0) -> None:
-        self._client = client.clone()
-        self._reconnect_s = reconnect_s
-        self._lock = threading.Lock()
-        self._futures: dict[bytes, list[DataFuture[Any]]] = {}
-        self._added: list[bytes] = []
-        self._dropped: list[bytes] = []
+    def __init__(self, client: ClientBase, *, patience_s: float | None = None) -> None:
+        self._place = Place.parse(client.address)
+        self._password_file = client.password_file
+        self._given_password = client.given_password
+        if patience_s is None:
+            patience_s = _CLUSTER_PATIENCE_S if self._place.clustered else _PATIENCE_S
+        self.patience_s = patience_s
+        self._waiting = Waiting()
+        #: Questions that have no answer because of some trouble.
+        self._troubled: dict[Look, None] = {}
+        self._trouble: SsdagError | None = None
+        self._checker = Checker(self._checked)
+        self._nodes: Nodes
         self._error: SsdagError | None = None
         self._thread: threading.Thread | None = None
         self._wake_fd = -1
-        self._checked_server = False
+        self._woken = False
 
     def __repr__(self) -> str:
-        return f"<TensorWatcher {self._client.address} {len(self._futures)} names>"
+        return f"<Watcher {self._place} {len(self._waiting)} futures>"
 
     @property
     def closed(self) -> bool:
@@ -83,237 +89,284 @@ class TensorWatcher:
 
     @property
     def waiting(self) -> int:
-        """Number of names that are awaited."""
-        return len(self._futures)
+        """Number of keys that are listened to."""
+        return len(self._waiting.keys())
 
-    def watch(self, name: str, future: DataFuture[Array] | None = None) -> DataFuture[Array]:
-        """Return a future that is done once the tensor is stored; does not block.
+    def watch(
+        self,
+        condition: Condition,
+        result: object = None,
+        *,
+        future: DataFuture[Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> DataFuture[Any]:
+        """Return a future that is done once a condition holds; does not block.
 
         Parameters
         ----------
-        name : str
-            The tensor; it may be there already.
+        condition : Condition
+            It may hold already.
+        result : object
+            What the future shall hold, normally a Reference.
         future : DataFuture, optional
             Complete this one instead of a new one.
-
-        Raises
-        ------
-        DataFormatError
-            The name cannot be one.
+        timeout_s : float, optional
+            The future fails with DataTimeoutError after this time.
         """
-        key = key_bytes(name)
         if future is None:
-            future = DataFuture(name, "tensor")
+            future = DataFuture(condition.name, condition.kind)
         future._on_cancel = self._forget
-        with self._lock:
+        with self._waiting.lock:
             error = self._error
             if error is None:
-                self._futures.setdefault(key, []).append(future)
-                self._added.append(key)
+                self._waiting.add(condition, future, result, timeout_s, time.monotonic())
                 self._wake()
         if error is not None:
-            _finish(future, error)
-        elif future.cancelled():  # before the hook was set
+            _fail(future, error)
+        elif future.done():  # before it was noted
             self._forget(future)
         return future
 
     def _forget(self, future: DataFuture[Any]) -> None:
-        key = key_bytes(future.name)
-        with self._lock:
-            waiting = self._futures.get(key)
-            if waiting is None:
-                return
-            with contextlib.suppress(ValueError):
-                waiting.remove(future)
-            if not waiting:
-                del self._futures[key]
-                self._dropped.append(key)
+        with self._waiting.lock:
+            if self._waiting.remove(future):
                 self._wake()
 
     def close(self, error: SsdagError | None = None) -> None:
         """End the thread; futures that still wait fail with `error`."""
         if error is None:
-            error = StoreError(f"waiting on {self._client.address} was closed")
-        with self._lock:
+            error = StoreError(f"waiting on {self._place} was closed")
+        with self._waiting.lock:
             if self._error is not None:
                 return
             self._error = error
-            waiting, self._futures = self._futures, {}
+            futures = self._waiting.clear()
             if self._thread is not None:
-                os.eventfd_write(self._wake_fd, 1)
-        for futures in waiting.values():
-            for future in futures:
-                _finish(future, error)
+                self._wake()
+        self._checker.close()
+        for future in futures:
+            _fail(future, error)
 
     # -- the thread ------------------------------------------------------------------
 
     def _wake(self) -> None:
-        """Make the thread look at the lists; the lock is held."""
+        """Make the thread look at what has changed; the lock is held."""
         if self._thread is None:
             self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._woken = False
             self._thread = threading.Thread(target=self._main, name="ssdag-watch", daemon=True)
             self._thread.start()
-        os.eventfd_write(self._wake_fd, 1)
+        if not self._woken:
+            self._woken = True
+            os.eventfd_write(self._wake_fd, 1)
 
     def _main(self) -> None:
         try:
-            while not self._leave():
-                self._stay_connected()
+            while True:
+                self._serve()
+                if self._leave():
+                    return
         except SsdagError as error:
-            self.close(error)
-            self._leave()
+            failure = error
         except Exception as error:  # the top of a thread
-            _log.exception("the watcher of %s failed", self._client.address)
-            self.close(StoreError(f"waiting on {self._client.address} failed: {error!r}"))
-            self._leave()
+            _log.exception("the watcher of %s failed", self._place)
+            failure = StoreError(f"waiting on {self._place} failed: {error!r}")
+        self.close(failure)
+        self._leave()
 
     def _leave(self) -> bool:
         """End the thread if it is closed or nobody waits; the next one to wait starts anew."""
-        with self._lock:
-            if self._futures and self._error is None:
+        with self._waiting.lock:
+            if self._waiting and self._error is None:
                 return False
             os.close(self._wake_fd)
             self._wake_fd = -1
             self._thread = None
-        self._client.release()
-        return True
+            return True
 
-    def _stay_connected(self) -> None:
-        """Watch until closed, or until nobody waits any more."""
-        lost_s = 0.0
-        delay = _FIRST_DELAY_S
-        while self._error is None and self._futures:
-            began_s = time.monotonic()
-            try:
-                connection = self._client.connect()
-                try:
-                    self._serve(connection)
-                finally:
-                    connection.close()
-            except (ConnectionLostError, StoreError) as error:
-                if self._error is not None:
+    def _serve(self) -> None:
+        """Listen until closed, or until nobody has waited for a while."""
+        self._nodes = nodes = Nodes(self._place, self._password, self._wake_fd, self)
+        self._waiting.begin()
+        self._troubled.clear()
+        idle_s: float | None = None
+        try:
+            while self._error is None:
+                self._take_changes()
+                if self._waiting:
+                    idle_s = None
+                elif idle_s is None:
+                    idle_s = time.monotonic() + _LINGER_S
+                elif time.monotonic() > idle_s:
                     return
-                if not getattr(error, "transient", True):
-                    raise
-                now = time.monotonic()
-                # One that lasted makes a new account; a server that accepts and hangs
-                # up at once does not.
-                if lost_s == 0.0 or now - began_s > 2 * _LONGEST_DELAY_S:
-                    lost_s, delay = now, _FIRST_DELAY_S
-                if now - lost_s > self._reconnect_s:
-                    raise StoreError(f"gave up waiting for data: {error}") from error
-                _log.debug("watcher: %s", error)
-                self._wait(None, delay)
-                delay = min(2 * delay, _LONGEST_DELAY_S)
+                nodes.poll(self._sleep_s(idle_s))
+                self._expire()
+        finally:
+            nodes.close()
 
-    def _wait(self, connection: Connection | None, seconds: float | None) -> bool:
-        """Sleep until woken or the connection has something; return True for the latter."""
-        poller = select.poll()
-        poller.register(self._wake_fd, select.POLLIN)
-        if connection is not None:
-            poller.register(connection, select.POLLIN)
-        events = poller.poll(None if seconds is None else seconds * 1000)
-        woken = any(fd == self._wake_fd for fd, _ in events)
-        if woken:
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self._wake_fd)
-        return len(events) > woken
+    def _password(self) -> str | None:
+        path = self._password_file
+        return self._given_password if path is None else read_password(path)
 
-    def _serve(self, connection: Connection) -> None:
-        self._check_server()
-        with self._lock:
-            self._added = list(self._futures)
-            self._dropped = []
-        while self._error is None:
-            self._send_changes(connection)
-            waiting = bool(self._futures)
-            if self._wait(connection, None if waiting else _LINGER_S):
-                self._receive(connection)
-            elif not (waiting or self._futures):
-                return
+    def _sleep_s(self, idle_s: float | None) -> float | None:
+        now = time.monotonic()
+        times = [t for t in (idle_s, self._waiting.next_s()) if t is not None]
+        if self._troubled:
+            times.append(now + _CHECK_S)
+        return max(min(times) - now, 0.0) if times else None
 
-    def _check_server(self) -> None:
-        """Raise StoreError if the server sends no notifications."""
-        if self._checked_server:
+    def _take_changes(self) -> None:
+        with self._waiting.lock:
+            if self._woken:
+                self._woken = False
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._wake_fd)
+            new, gone = self._waiting.changes()
+        if gone:
+            self._nodes.unsubscribe(gone)
+        if new:
+            self._nodes.subscribe([key for look in new for key in look.keys])
+            for look in new:
+                self._ask(look)
+
+    def _expire(self) -> None:
+        """Fail those whose time is over, and those whose server is lost for too long."""
+        now = time.monotonic()
+        for watch in self._waiting.due(now):
+            text = f"{watch.condition} did not come within {watch.timeout_s:.3g} s"
+            _fail(watch.future, DataTimeoutError(text))
+        for look in list(self._troubled):
+            if not look.watches:
+                del self._troubled[look]
+            elif now - look.since_s <= self.patience_s:
+                continue
+            elif not look.refused and self._nodes.hopeful(look.keys[0]):
+                look.since_s = now
+            else:
+                why = self._trouble or f"the server at {self._place} does not answer"
+                self._fail_look(look, StoreError(f"gave up waiting for data: {why}"))
+
+    # -- looking ---------------------------------------------------------------------
+
+    def _ask(self, look: Look) -> None:
+        """Look, now or as soon as it can be done."""
+        if look.asked:
+            look.again = True
+        elif self._nodes.ask(look.keys[0], look.line, look):
+            look.node = self._nodes.owner(look.keys[0])
+            look.asked, look.again = True, False
+        else:
+            self._put_off(look)
+
+    def _put_off(self, look: Look) -> None:
+        look.node, look.asked = None, False
+        if not look.since_s:
+            look.since_s = time.monotonic()
+        self._troubled[look] = None
+
+    def on_event(self, key: bytes, word: bytes) -> None:
+        """Hear of a change of a key."""
+        for look in self._waiting.looks_of(key):
+            ask = False
+            for watch in self._waiting.at(look):
+                if watch.condition.check is not None:
+                    self._checker.ask(watch)
+                elif not watch.condition.appears:
+                    ask = True
+                elif word not in REMOVALS:
+                    self._done(watch)
+            if ask:
+                self._ask(look)
+
+    def on_answer(self, asked: Any, reply: Reply) -> None:
+        """Take the answer to a look."""
+        look: Look = asked
+        look.asked = look.refused = False
+        look.since_s = 0.0
+        self._troubled.pop(look, None)
+        if isinstance(reply, ReplyError):
+            what = self._waiting.at(look)[:1]
+            self._fail_look(look, explain(reply, str(self._place), f"wait for {what[0].condition}"))
             return
-        (answer,) = self._client.call_many([(b"CONFIG", b"GET", b"notify-keyspace-events")])
-        # A server that hides its configuration from us is taken to be set up.
-        if isinstance(answer, list) and len(answer) == 2:
-            flags = answer[1]
-            if b"K" not in flags or not (b"A" in flags or b"$" in flags):
-                failure = StoreError(
-                    f"the server at {self._client.address} sends no notifications, so nobody can "
-                    "wait for data: start it with 'notify-keyspace-events K$g', or send it "
-                    "'CONFIG SET notify-keyspace-events K$g'"
-                )
-                failure.transient = False
-                raise failure
-        self._checked_server = True
+        for watch in self._waiting.at(look):
+            if watch.condition.check is not None:
+                self._checker.ask(watch)
+            elif watch.condition.holds(reply):
+                self._done(watch)
+        if look.again and look.watches:
+            self._ask(look)
 
-    def _send_changes(self, connection: Connection) -> None:
-        with self._lock:
-            added = [key for key in dict.fromkeys(self._added) if key in self._futures]
-            dropped = [key for key in dict.fromkeys(self._dropped) if key not in self._futures]
-            self._added, self._dropped = [], []
-        for word, keys in ((b"UNSUBSCRIBE", dropped), (b"SUBSCRIBE", added)):
-            for i in range(0, len(keys), _BATCH):
-                channels = [_CHANNEL + key for key in keys[i : i + _BATCH]]
-                connection.send(command(word, *channels))
+    def on_ready(self, *, moved: bool) -> None:
+        """Look at all that could not be looked at, or has another owner now."""
+        if moved:
+            for look in self._waiting.looks():
+                if look.node != self._nodes.owner(look.keys[0]):
+                    look.asked = False
+                    self._ask(look)
+        for look in list(self._troubled):
+            if not look.asked and look.watches:
+                self._ask(look)
 
-    def _receive(self, connection: Connection) -> None:
-        """Read all messages that are here, complete futures, look at new names."""
-        confirmed: list[bytes] = []
-        while True:
-            message: Any = connection.reply()
-            kind, channel, what = message
-            key = channel[len(_CHANNEL) :] if channel else b""
-            if kind == b"message":
-                if what not in _REMOVALS:
-                    self._fire(key)
-            elif kind == b"subscribe":
-                confirmed.append(key)
-            if not connection.buffered:
-                break
-        for i in range(0, len(confirmed), _BATCH):
-            self._look(confirmed[i : i + _BATCH])
+    def on_lost(self, address: Address, error: SsdagError, *, alive: bool) -> None:
+        """Note what must be looked at again."""
+        self._trouble = error
+        _log.debug("watcher: %s", error)
+        for look in self._waiting.looks():
+            if look.node == address:
+                self._put_off(look)
+        if alive:
+            now = time.monotonic()
+            for look in self._troubled:
+                look.since_s = now
 
-    def _look(self, keys: Sequence[bytes]) -> None:
-        answers = self._client.call_many([(b"EXISTS", key) for key in keys])
-        for key, answer in zip(keys, answers, strict=True):
-            if isinstance(answer, ReplyError):
-                raise StoreError(f"cannot look for {key!r} at {self._client.address}: {answer}")
-            if answer:
-                self._fire(key)
+    def on_put_off(self, asked: Any, error: SsdagError) -> None:
+        """Note that one look must be done again."""
+        self._trouble = error
+        look: Look = asked
+        look.refused = True
+        self._put_off(look)
 
-    def _fire(self, key: bytes) -> None:
-        with self._lock:
-            futures = self._futures.pop(key, ())
-            if futures:
-                self._dropped.append(key)
-        for future in futures:
-            reference = TensorReference(
-                self._client.address, self._client.password_file, future.name
-            )
-            with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
-                future.set_result(reference)
+    def channels(self) -> Iterable[bytes]:
+        """Return the keys to listen to."""
+        return self._waiting.keys()
+
+    def _done(self, watch: Watch) -> None:
+        self._forget(watch.future)
+        with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
+            watch.future.set_result(watch.result)
+
+    def _fail_look(self, look: Look, error: SsdagError) -> None:
+        self._troubled.pop(look, None)
+        for watch in self._waiting.at(look):
+            self._forget(watch.future)
+            _fail(watch.future, error)
+
+    def _checked(self, watch: Watch, value: object, error: BaseException | None) -> None:
+        """Take what a function of the user said; called in a thread of the checker."""
+        if error is not None:
+            self._forget(watch.future)
+            _fail(watch.future, error)
+        elif value:
+            watch.result = value
+            self._done(watch)
 
 
-def _finish(future: DataFuture[Any], error: SsdagError) -> None:
+def _fail(future: DataFuture[Any], error: BaseException) -> None:
     with contextlib.suppress(InvalidStateError):
         future.set_exception(error)
 
 
 _registry_lock = threading.Lock()
-_registry: dict[tuple[str, str | None, str | None], TensorWatcher] = {}
+_registry: dict[tuple[str, str | None, str | None], Watcher] = {}
 
 
-def watcher_for(client: ClientBase) -> TensorWatcher:
+def watcher_for(client: ClientBase) -> Watcher:
     """Return this process's watcher of a client's server; made at the first call."""
     key = (client.address, client.password_file, client.given_password)
     with _registry_lock:
         watcher = _registry.get(key)
         if watcher is None or watcher.closed:
-            watcher = _registry[key] = TensorWatcher(client)
+            watcher = _registry[key] = Watcher(client)
         return watcher
 
 

@@ -4,53 +4,226 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from concurrent.futures import InvalidStateError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from ssdag.client import conditions
+from ssdag.client.dataset import check_name
+from ssdag.client.dataset_keys import check_base, meta_key
 from ssdag.client.resp import key_bytes
+from ssdag.client.shared import TensorReference
+from ssdag.client.stored import StoredReference
 from ssdag.client.watch import close_watcher, watcher_for
 from ssdag.errors import ServiceError, SsdagError, StoreError
 from ssdag.futures import DataFuture
 from ssdag.services.node import ServiceNode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import TypeAlias
+
     from ssdag.client.client import Client
+    from ssdag.client.conditions import Condition
+    from ssdag.client.dataset import Dataset
     from ssdag.client.npy import Array
     from ssdag.futures import Future
 
+    #: Named here, because inside the class `list` is a method.
+    Datasets: TypeAlias = list[Dataset]
+
+T = TypeVar("T")
+
+#: How long a lost server is tried again. Its owner hears of its end and tells those who
+#: wait, so this is for servers of others only.
+_PATIENCE_S = 60.0
+
 
 class DataFutures(ServiceNode):
-    """A service whose ready future holds a reference to a client; see Orchestrator."""
+    """A service whose ready future holds a reference to a client; see Orchestrator.
 
-    def tensor(self, name: str) -> DataFuture[Array]:
+    None of the methods blocks; the server is started in the background if need be. A
+    task that takes such a future runs when the data are there, and fetches them where
+    it runs; ``result()`` fetches them here. A future fails with StoreError if the server
+    is lost, with DataTimeoutError after `timeout_s`, and otherwise waits for ever if
+    nobody writes the data (the writer failed, the name is misspelt): see
+    :class:`~ssdag.DataFuture`.
+    """
+
+    def tensor(
+        self, name: str, *, prefix: str = "", timeout_s: float | None = None
+    ) -> DataFuture[Array]:
         """Return the future of a tensor: done when somebody has put it, wherever.
-
-        Does not block; the server is started in the background if need be. A task that
-        takes the future runs when the tensor is there, and fetches it where it runs;
-        ``result()`` fetches it here. It fails with StoreError if the server is lost,
-        and waits for ever if nobody puts the tensor (its writer failed, the name is
-        misspelt): see :class:`~ssdag.DataFuture`.
 
         Parameters
         ----------
         name : str
             The tensor; it may be there already.
+        prefix : str
+            What its writer has in ``SSKEYOUT``.
+        timeout_s : float, optional
+            The future fails with DataTimeoutError after this time.
 
         Raises
         ------
         DataFormatError
             The name cannot be one.
         """
+        full = _prefixed(prefix, name)
+        condition = conditions.existence("tensor", full, key_bytes(full))
+
+        def result(client: Client) -> object:
+            return TensorReference(client.address, client.password_file, full)
+
+        return self._future(condition, result, timeout_s)
+
+    def dataset(
+        self, name: str, *, prefix: str = "", timeout_s: float | None = None
+    ) -> DataFuture[Dataset]:
+        """Return the future of a dataset: done when somebody has put it as a whole.
+
+        Parameters
+        ----------
+        name : str
+            The dataset; it may be there already.
+        prefix : str
+            What its writer has in ``SSKEYOUT``.
+        timeout_s : float, optional
+            The future fails with DataTimeoutError after this time.
+
+        Raises
+        ------
+        DataFormatError
+            The name cannot be one.
+        """
+        condition = conditions.complete_dataset(name, _base(name, prefix))
+        return self._future(condition, _fetch("get_dataset", (name,), prefix), timeout_s)
+
+    def list(
+        self, name: str, *, length: int, prefix: str = "", timeout_s: float | None = None
+    ) -> DataFuture[Datasets]:
+        """Return the future of an aggregation list's first datasets.
+
+        Done when the list is long enough; it stands for a list of that length.
+
+        Parameters
+        ----------
+        name : str
+            The list.
+        length : int
+            Number of datasets.
+        prefix : str
+            What its writers have in ``SSKEYOUT``.
+        timeout_s : float, optional
+            The future fails with DataTimeoutError after this time.
+
+        Raises
+        ------
+        DataFormatError
+            The name cannot be one.
+        ConfigError
+            The length is no number of datasets.
+        """
         key_bytes(name)
-        future: DataFuture[Array] = DataFuture(name, "tensor", source=self)
+        condition = conditions.list_length(name, key_bytes(_prefixed(prefix, name)), length)
+        fetch = _fetch("get_dataset_list_range", (name, 0, length - 1), prefix)
+        return self._future(condition, fetch, timeout_s)
+
+    def key(self, name: str, *, timeout_s: float | None = None) -> DataFuture[bytes]:
+        """Return the future of a key's bytes: done when there is such a key.
+
+        Parameters
+        ----------
+        name : str
+            The key, as the server has it.
+        timeout_s : float, optional
+            The future fails with DataTimeoutError after this time.
+
+        Raises
+        ------
+        DataFormatError
+            The name cannot be one.
+        """
+        condition = conditions.existence("key", name, key_bytes(name))
+        return self._future(condition, _fetch("get_key", (name,), ""), timeout_s)
+
+    def when(
+        self,
+        check: Callable[[Client], T],
+        *,
+        keys: Iterable[str] = (),
+        tensors: Iterable[str] = (),
+        datasets: Iterable[str] = (),
+        lists: Iterable[str] = (),
+        timeout_s: float | None = None,
+    ) -> DataFuture[T]:
+        """Return the future of a condition that is a function: done when that says so.
+
+        The function is called in this process once at first, and again whenever one of
+        the named data changes; other such functions wait meanwhile, so it should be
+        quick. MissingDataError in it means "not yet", another error fails the future.
+
+        Parameters
+        ----------
+        check : callable
+            Gets a client. What it returns, if that is true, is the future's result.
+        keys, tensors, datasets, lists : iterable of str
+            What it depends on.
+        timeout_s : float, optional
+            The future fails with DataTimeoutError after this time.
+
+        Raises
+        ------
+        ConfigError
+            It depends on nothing, so it would never be asked again.
+
+        Examples
+        --------
+        ::
+
+            stop = db.when(lambda c: c.get_tensor("loss") < 1e-3, tensors=["loss"])
+        """
+        names = (
+            *map(key_bytes, keys),
+            *map(key_bytes, tensors),
+            *(meta_key(_base(name)) for name in datasets),
+            *map(key_bytes, lists),
+        )
+        title = getattr(check, "__name__", "check")
+        condition = conditions.checked(title, names, lambda: check(self._ready.result()))
+        return self._future(condition, lambda client: None, timeout_s)
+
+    def _future(
+        self,
+        condition: Condition,
+        result: Callable[[Client], object],
+        timeout_s: float | None,
+    ) -> DataFuture[Any]:
+        """Return the future of a condition.
+
+        Parameters
+        ----------
+        condition : Condition
+            What is waited for.
+        result : callable
+            Gets the client and returns what the future will hold.
+        timeout_s : float or None
+            The future fails with DataTimeoutError after this time.
+        """
+        future: DataFuture[Any] = DataFuture(condition.name, condition.kind, source=self)
+        until_s = None if timeout_s is None else time.monotonic() + timeout_s
 
         def watch(ready: Future[Any]) -> None:
             error = ready.exception() or self._lost()
-            if error is None:
-                watcher_for(ready.result()).watch(name, future)
-            else:
+            if error is not None:
                 with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
                     future.set_exception(error)
+                return
+            client: Client = ready.result()
+            watcher = watcher_for(client)
+            watcher.patience_s = max(watcher.patience_s, _PATIENCE_S)
+            left_s = None if until_s is None else max(until_s - time.monotonic(), 0.0)
+            watcher.watch(condition, result(client), future=future, timeout_s=left_s)
 
         self._when_ready(watch)
         return future
@@ -68,3 +241,17 @@ class DataFutures(ServiceNode):
             failure = StoreError(f"{self.name!r} was stopped while data were awaited")
             failure.transient = False
         close_watcher(client, failure)
+
+
+def _prefixed(prefix: str, name: str) -> str:
+    key_bytes(name)
+    return f"{prefix}.{name}" if prefix else name
+
+
+def _base(name: str, prefix: str = "") -> bytes:
+    """Return what all keys of a dataset begin with."""
+    return check_base(key_bytes(_prefixed(prefix, f"{{{check_name(name)}}}")))
+
+
+def _fetch(call: str, args: tuple[Any, ...], prefix: str) -> Callable[[Client], object]:
+    return lambda client: StoredReference(client, call, args, prefix)

@@ -225,10 +225,11 @@ def test_paused_server_without_a_limit(db: Orchestrator) -> None:
 
 
 def test_watch_survives_a_cut(client: Client, proxy: Proxy, db: Orchestrator) -> None:
-    from ssdag.client.watch import TensorWatcher
+    from ssdag.client.conditions import existence
+    from ssdag.client.watch import Watcher
 
-    watcher = TensorWatcher(client)
-    early, late = watcher.watch("early"), watcher.watch("late")
+    watcher = Watcher(client)
+    early, late = (watcher.watch(existence("tensor", n, n.encode())) for n in ("early", "late"))
     db.client().put_tensor("early", [1])
     assert early.exception(5) is None
     proxy.hang_up()

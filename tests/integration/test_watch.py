@@ -17,8 +17,9 @@ import psutil
 import pytest
 
 from ssdag.client import Client
+from ssdag.client.conditions import existence
 from ssdag.client.shared import TensorReference
-from ssdag.client.watch import TensorWatcher, watcher_for
+from ssdag.client.watch import Watcher, watcher_for
 from ssdag.errors import DataFormatError, MissingDataError, StoreError
 from ssdag.services.orchestrator import Orchestrator
 
@@ -166,11 +167,11 @@ def test_server_killed(db: Orchestrator) -> None:
 def test_server_lost_for_another_process(db: Orchestrator) -> None:
     """A watcher that does not own the server gives up after its time."""
     with Client(db.address, password_file=db.password_file) as client:
-        watcher = TensorWatcher(client, reconnect_s=0.2)
-        future = watcher.watch("a")
+        watcher = Watcher(client, patience_s=0.2)
+        future = watcher.watch(existence("tensor", "a", b"a"))
         db.stop()
         assert isinstance(future.exception(5), StoreError)
-        assert isinstance(watcher.watch("b").exception(5), StoreError)
+        assert isinstance(watcher.watch(existence("tensor", "b", b"b")).exception(5), StoreError)
 
 
 def test_server_without_notifications() -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from ssdag.client.conditions import Condition
     from ssdag.config import Config
     from ssdag.executors.base import Sink
     from ssdag.tasks import AppFuture, Options, Task
@@ -236,10 +237,10 @@ def _no_services(recording: Recording) -> Iterator[None]:
         begin(node)
         return node
 
-    def tensor(node: ServiceNode, name: str) -> DataFuture[Any]:
+    def data(node: ServiceNode, condition: Condition, *_: object) -> DataFuture[Any]:
         begin(node)
-        future: DataFuture[Any] = DataFuture(name, "tensor", source=node)
-        future.set_result(Unknown(f"tensor {name!r} (number {next(numbers)})"))
+        future: DataFuture[Any] = DataFuture(condition.name, condition.kind, source=node)
+        future.set_result(Unknown(f"{condition} (number {next(numbers)})"))
         return future
 
     def unknown(what: str) -> Any:
@@ -248,17 +249,20 @@ def _no_services(recording: Recording) -> Iterator[None]:
     changes: list[tuple[type, str, Any]] = [
         (ServiceNode, "start_in_background", begin),
         (ServiceNode, "start", start),
-        (DataFutures, "tensor", tensor),
+        (DataFutures, "_future", data),
         (Orchestrator, "client", unknown("client")),
         (Orchestrator, "environment", lambda node: {"SSDB": str(unknown("address")(node))}),
         *((Orchestrator, name, property(unknown(name)))
           for name in ("address", "tcp_address", "password_file")),
     ]  # fmt: skip
-    kept = [(owner, name, vars(owner)[name]) for owner, name, _ in changes]
+    kept = [(owner, name, vars(owner).get(name)) for owner, name, _ in changes]
     for owner, name, value in changes:
         setattr(owner, name, value)
     try:
         yield
     finally:
         for owner, name, value in kept:
-            setattr(owner, name, value)
+            if value is None:  # it has it from a base
+                delattr(owner, name)
+            else:
+                setattr(owner, name, value)
