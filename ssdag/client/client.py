@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from ssdag.client.list_calls import ListCalls
+from ssdag.client.stream_calls import StreamCalls
 from ssdag.client.tensor_calls import TensorCalls
 from ssdag.client.wait_calls import WaitCalls
 
 
-class Client(WaitCalls, ListCalls, TensorCalls):
-    """Tensors and datasets on a Redis or Valkey server, or on a cluster of them.
+class Client(WaitCalls, ListCalls, StreamCalls, TensorCalls):
+    """Tensors, datasets and streams on a Redis or Valkey server, or on a cluster of them.
 
     It connects at the first call. Threads may share it (each busy thread has its own
     connection), a forked child may go on using it, and it pickles as the server's

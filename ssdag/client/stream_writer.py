@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The side of a stream that writes."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from typing import TYPE_CHECKING, Any
+
+from ssdag.client import stream_scripts as scripts
+from ssdag.client.base import call
+from ssdag.client.records import pack
+from ssdag.client.resp import command
+from ssdag.client.stream_keys import DEFAULT_CAPACITY, Deadline, run, script
+from ssdag.errors import DataError, DataTimeoutError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ssdag.client.connection import Connection
+    from ssdag.client.records import Packed
+    from ssdag.client.streams import Stream
+
+#: Records up to this size stand in the entry itself; larger ones have a key of their own.
+_INLINE = 4 << 10
+
+#: How long bytes of a writer that was killed before they became an entry stay, and how long
+#: a writer's last append is remembered.
+_HOLD_MS = 60_000
+_REMEMBER_S = 300
+
+
+class StreamWriter:
+    """One of those who append to a stream. Threads may share it; made by :meth:`Stream.writer`.
+
+    Used as a context manager, it ends its part of the stream at the end of the block; after
+    an exception it tells the readers that it gave up.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._client = stream._client
+        self._keys = stream._write_keys
+        self._lock = threading.Lock()
+        self._full = False
+        self._step: dict[str, Any] | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._id = secrets.token_hex(8)
+        self._sequence = 0
+        by = b"%b:by:%b" % (self._keys.stream, self._id.encode())
+        self._last_key, self._bytes_key = by, by + b":bytes"
+
+    def __repr__(self) -> str:
+        return f"<StreamWriter of {self._stream.name!r}>"
+
+    def append(self, value: Any, *, timeout_s: float | None = None) -> None:
+        """Append a record; see :meth:`Stream.append`."""
+        record = pack(value)
+        deadline = Deadline(timeout_s)
+        with self._lock:
+            if self._pid != os.getpid():  # a forked child is another writer
+                self._begin()
+            self._stream._open()
+            self._sequence += 1
+            large = record.nbytes > _INLINE
+            if large and self._full:
+                # The bytes are sent when there is room: they shall not wait in the server.
+                self._wait_for_room(deadline)
+            line = self._append_line(record, large)
+            status = self._send(record if large else None, line)
+            while status != scripts.DONE:
+                if status == scripts.ENDED:
+                    raise DataError(f"stream {self._stream.name!r} has ended: nothing more fits in")
+                if status == scripts.RESEND:
+                    status = self._send(record, line)
+                    continue
+                if deadline.passed:
+                    unlink = command(b"UNLINK", self._bytes_key)
+                    run(self._client, self._what, self._keys, unlink)
+                    raise self._too_slow(deadline)
+                status = self._answer(self._after_a_token(line, deadline))
+
+    @property
+    def _what(self) -> str:
+        return f"append to stream {self._stream.name!r}"
+
+    def _append_line(self, record: Packed, large: bool) -> bytes:
+        options = self._stream.options
+        return script(
+            scripts.APPEND,
+            (*self._keys, self._last_key, self._bytes_key),
+            self._sequence,
+            DEFAULT_CAPACITY if options.capacity is None else options.capacity,
+            options.policy or "block",
+            "0" if options.evict is False else "1",
+            "1" if large else "0",
+            record.layout,
+            b"" if large else b"".join(record.parts),
+            _HOLD_MS,
+            _REMEMBER_S,
+        )
+
+    def _send(self, record: Packed | None, line: bytes) -> int:
+        """Send the bytes of a large record, and the append; return what became of it."""
+        if record is None:
+            return self._answer(run(self._client, self._what, self._keys, line))
+        head = b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n" % (
+            len(self._bytes_key),
+            self._bytes_key,
+            record.nbytes,
+        )
+        hold = b"%d" % _HOLD_MS
+        tail = b"\r\n$2\r\nPX\r\n$%d\r\n%b\r\n%b" % (len(hold), hold, line)
+
+        def work(connection: Connection) -> Any:
+            connection.send(head, *record.parts, tail, replies=2)
+            connection.reply()
+            return connection.reply()
+
+        return self._answer(self._client._run(self._what, work, key=self._keys.stream))
+
+    def _answer(self, answer: Any) -> int:
+        status, full = answer
+        self._full = bool(full)
+        return int(status)
+
+    def _after_a_token(self, line: bytes, deadline: Deadline) -> Any:
+        """Sleep until somebody makes room, or for a while; then do `line`."""
+        wait_s = deadline.wait_s(self._client)
+        wait = command(b"BLPOP", self._keys.room, b"%.3f" % wait_s)
+
+        def work(connection: Connection) -> Any:
+            connection.send(wait + line, replies=2)
+            connection.reply()
+            return connection.reply()
+
+        return self._client._run(self._what, work, key=self._keys.stream)
+
+    def _wait_for_room(self, deadline: Deadline) -> None:
+        line = script(scripts.IS_FULL, self._keys)
+        full = run(self._client, self._what, self._keys, line)
+        while full:
+            if deadline.passed:
+                raise self._too_slow(deadline)
+            full = self._after_a_token(line, deadline)
+
+    def _too_slow(self, deadline: Deadline) -> DataTimeoutError:
+        return DataTimeoutError(
+            f"stream {self._stream.name!r} was full for {deadline.timeout_s} s: nobody reads it, "
+            "or a reader is slow; give it more capacity=, or policy='drop_oldest'"
+        )
+
+    def end(self) -> None:
+        """Say that this writer appends nothing more; see :meth:`Stream.end`."""
+        self._end("")
+
+    def fail(self, reason: str) -> None:
+        """Say that it gave up; see :meth:`Stream.fail`."""
+        self._end(reason or "it gave no reason")
+
+    def _end(self, reason: str) -> None:
+        with self._lock:
+            if self._pid != os.getpid():
+                self._begin()
+            self._stream._open()
+            writers = self._stream.options.writers or 1
+            line = script(scripts.END, self._keys, self._id, writers, reason.encode()[:4096])
+            what = f"end of stream {self._stream.name!r}"
+            self._client._run(what, lambda c: call(c, line), key=self._keys.stream)
+
+    # -- steps -----------------------------------------------------------------------
+
+    def begin_step(self) -> None:
+        """Begin to collect what belongs to one step; see :meth:`Stream.begin_step`."""
+        if self._step is not None:
+            raise DataError("begin_step() after begin_step(): end_step() is missing")
+        self._step = {}
+
+    def put(self, name: str, value: Any) -> None:
+        """Add a value to the step; the last one under a name counts.
+
+        Arrays are not copied: they must not change until ``end_step()`` has returned.
+        """
+        if self._step is None:
+            raise DataError("put() outside of a step: begin_step() is missing")
+        self._step[name] = value
+
+    def end_step(self, *, timeout_s: float | None = None) -> None:
+        """Append the step as one record; if that fails the step is still there.
+
+        Raises
+        ------
+        DataTimeoutError
+            There was no room in time.
+        """
+        if self._step is None:
+            raise DataError("end_step() outside of a step: begin_step() is missing")
+        self.append(self._step, timeout_s=timeout_s)
+        self._step = None
+
+    def __enter__(self) -> StreamWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.end()
+        else:
+            self.fail(f"{type(error).__name__}: {error}")
