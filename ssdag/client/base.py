@@ -307,11 +307,18 @@ class ClientBase:
             raise self._is_closed(what)
         return self._route.run_many(what, keys, send, receive, idempotent=idempotent)
 
-    def _run_each(self, what: str, work: Callable[[Connection], T]) -> list[tuple[Address, T]]:
+    def _run_each(
+        self,
+        what: str,
+        work: Callable[[Connection], T],
+        nodes: Sequence[Address] | None = None,
+        *,
+        idempotent: bool = True,
+    ) -> list[tuple[Address, T]]:
         """Run `work` on every server that has keys; see :meth:`Route.run_each`."""
         if self._closed:
             raise self._is_closed(what)
-        return self._route.run_each(what, work)
+        return self._route.run_each(what, work, nodes, idempotent=idempotent)
 
     def _is_closed(self, what: str) -> StoreError:
         return StoreError(f"{what}: the client of {self.address} is closed")

@@ -212,15 +212,24 @@ class Cluster(Route):
 
         return self.run(what, work, key=key, idempotent=idempotent)
 
-    def run_each(self, what: str, work: Callable[[Connection], T]) -> list[tuple[Address, T]]:
-        """Run `work` on every primary; see :meth:`Route.run_each`."""
-        self._map.refresh()
+    def run_each(
+        self,
+        what: str,
+        work: Callable[[Connection], T],
+        nodes: Sequence[Address] | None = None,
+        *,
+        idempotent: bool = True,
+    ) -> list[tuple[Address, T]]:
+        """Run `work` on every primary, or on these nodes; see :meth:`Route.run_each`."""
+        if nodes is None:
+            self._map.refresh()
+            nodes = self._map.primaries()
         values = []
-        for address in self._map.primaries():
+        for address in nodes:
             pool = self._pool(address)
-            for last in (False, True):
+            for last in (not idempotent, True):
                 try:
-                    values.append((address, pool.use(pool.take(), work)))
+                    values.append((address, pool.use(pool.take(checked=not idempotent), work)))
                     break
                 except StoreError as error:
                     raise told(error, what) from error

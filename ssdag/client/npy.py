@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import math
+import operator
 import struct
 import sys
 from functools import lru_cache
@@ -21,6 +22,8 @@ import numpy as np
 from ssdag.errors import DataFormatError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     Array = np.ndarray[Any, np.dtype[Any]]
     DType = np.dtype[Any]
     Shape = tuple[int, ...]
@@ -152,6 +155,29 @@ def encode_header(array: Array) -> bytes:
     """
     flags = array.flags
     return _encode(array.dtype, array.shape, flags.f_contiguous and not flags.c_contiguous)
+
+
+def header_of(shape: int | Sequence[int], dtype: Any, order: str) -> tuple[bytes, int]:
+    """Return the NPY header of an array that does not exist, and its bytes of data.
+
+    Raises
+    ------
+    DataFormatError
+        The shape, the dtype or the order is none, or has no NPY description.
+    """
+    try:
+        kind = np.dtype(dtype)
+        lengths = (shape,) if isinstance(shape, int) else tuple(operator.index(n) for n in shape)
+    except TypeError as error:
+        raise DataFormatError(f"shape={shape!r}, dtype={dtype!r}: {error}") from error
+    if kind.hasobject:
+        raise DataFormatError(_OBJECT_ADVICE.format(kind))
+    if any(n < 0 for n in lengths) or order not in ("C", "F"):
+        raise DataFormatError(f"shape={shape!r}, order={order!r}: lengths from 0 on, 'C' or 'F'")
+    # As for an array: what is contiguous in both orders counts as C.
+    both = sum(n > 1 for n in lengths) < 2 or 0 in lengths
+    header = _encode(kind, lengths, order == "F" and not both)
+    return header, math.prod(lengths) * kind.itemsize
 
 
 def dumps(array: Any) -> bytes:

@@ -127,7 +127,12 @@ class Pool:
 
     def give(self, connection: Connection) -> None:
         """Take a connection back; it is kept only if it is in step."""
-        if connection.owed or connection.buffered or len(self._idle) >= _KEEP:
+        if (
+            connection.owed
+            or connection.buffered
+            or connection.fileno() < 0
+            or len(self._idle) >= _KEEP
+        ):
             connection.close()
         else:
             self._idle.append(connection)

@@ -106,8 +106,26 @@ class Route(ABC):
         """
 
     @abstractmethod
-    def run_each(self, what: str, work: Callable[[Connection], T]) -> list[tuple[Address, T]]:
-        """Run idempotent `work` on every server that has keys; return who gave what.
+    def run_each(
+        self,
+        what: str,
+        work: Callable[[Connection], T],
+        nodes: Sequence[Address] | None = None,
+        *,
+        idempotent: bool = True,
+    ) -> list[tuple[Address, T]]:
+        """Run `work` on every server that has keys, one after the other; who gave what.
+
+        Parameters
+        ----------
+        what : str
+            Said in errors.
+        work : callable
+            As for :meth:`run`.
+        nodes : sequence of Address, optional
+            Only on these.
+        idempotent : bool
+            Whether doing it twice is the same as once.
 
         Raises
         ------
@@ -194,9 +212,18 @@ class OneServer(Route):
 
         return self.run(what, work, idempotent=idempotent) if items else []
 
-    def run_each(self, what: str, work: Callable[[Connection], T]) -> list[tuple[Address, T]]:
+    def run_each(
+        self,
+        what: str,
+        work: Callable[[Connection], T],
+        nodes: Sequence[Address] | None = None,
+        *,
+        idempotent: bool = True,
+    ) -> list[tuple[Address, T]]:
         """Run `work` on the server."""
-        return [(self._pool.address, self.run(what, work))]
+        times = 1 if nodes is None else len(nodes)
+        address = self._pool.address
+        return [(address, self.run(what, work, idempotent=idempotent)) for _ in range(times)]
 
     def connect(self, node: Address | None = None) -> Connection:
         """Return a new connection; the caller owns it."""

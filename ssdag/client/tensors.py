@@ -28,18 +28,29 @@ def missing(name: str) -> MissingDataError:
     )
 
 
-def put(connection: Connection, key: bytes, array: Array) -> None:
+def put(connection: Connection, key: bytes, array: Array, ttl_ms: int | None = None) -> None:
     """Store a contiguous array; returns once the server has it."""
+    connection.send(*put_parts(key, array, ttl_ms))
+    connection.reply()
+
+
+def put_parts(
+    key: bytes, array: Array, ttl_ms: int | None = None
+) -> tuple[bytes, memoryview, bytes]:
+    """Return the command that stores a contiguous array, whose data are not copied."""
     header = npy.encode_header(array)
     data = npy.as_bytes(array)
-    head = b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b" % (
+    head = b"*%d\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b" % (
+        3 if ttl_ms is None else 5,
         len(key),
         key,
         len(header) + len(data),
         header,
     )
-    connection.send(head, data, b"\r\n")
-    connection.reply()
+    if ttl_ms is None:
+        return head, data, b"\r\n"
+    limit = b"%d" % ttl_ms
+    return head, data, b"\r\n$2\r\nPX\r\n$%d\r\n%b\r\n" % (len(limit), limit)
 
 
 def get(connection: Connection, name: str, key: bytes, out: Array | None) -> Array:
@@ -124,31 +135,58 @@ def get_slab(connection: Connection, name: str, key: bytes, slab: Slab, out: Arr
     The range is read in a transaction with the header: if another shape was stored in
     between, the look is repeated with the new one.
     """
-    look = _FIRST_LOOK
-    connection.send(command(b"GETRANGE", key, b"0", b"%d" % (look - 1)))
-    start = connection.reply()
+    start: bytes | None = None
     while True:
-        if not start:
-            raise missing(name)
-        assert isinstance(start, bytes)
-        length = npy.header_length(start)
-        if length is None:
-            raise DataFormatError(f"tensor {name!r} is damaged: {len(start)} bytes")
-        if length > len(start):
-            if look >= length:
-                raise DataFormatError(f"tensor {name!r} is damaged: its header is cut")
-            look = length
-            connection.send(command(b"GETRANGE", key, b"0", b"%d" % (look - 1)))
-            start = connection.reply()
-            continue
-        header = npy.decode_header(start[:length])
-        part = locate(header, slab)
+        known = look(connection, name, key, start)
+        part = locate(known[0], slab)
         if out is not None:
-            check_out(name, part.shape, header, out)
-        found = _read_part(connection, name, key, (header, start[:length]), part, out)
+            check_out(name, part.shape, known[0], out)
+        found = _read_part(connection, name, key, known, part, out)
         if not isinstance(found, bytes):
             return found
         start = found
+
+
+def look(
+    connection: Connection, name: str, key: bytes, start: bytes | None = None
+) -> tuple[Header, bytes]:
+    """Return a tensor's header, decoded and as it is stored.
+
+    Parameters
+    ----------
+    connection : Connection
+        To who has it.
+    name : str
+        Said in errors.
+    key : bytes
+        Where it is.
+    start : bytes, optional
+        Its first bytes, if they are known already.
+
+    Raises
+    ------
+    MissingDataError
+        Nothing is stored under this name.
+    DataFormatError
+        It is no tensor, or damaged.
+    """
+    wanted = _FIRST_LOOK
+    while True:
+        if start is None:
+            connection.send(command(b"GETRANGE", key, b"0", b"%d" % (wanted - 1)))
+            answer = connection.reply()
+            assert isinstance(answer, bytes)
+            start = answer
+        if not start:
+            raise missing(name)
+        length = npy.header_length(start)
+        if length is None:
+            raise DataFormatError(f"tensor {name!r} is damaged: {len(start)} bytes")
+        if length <= len(start):
+            return npy.decode_header(start[:length]), start[:length]
+        if wanted >= length:
+            raise DataFormatError(f"tensor {name!r} is damaged: its header is cut")
+        wanted, start = length, None
 
 
 def _read_part(
@@ -170,12 +208,12 @@ def _read_part(
         target = None
     if not size:
         return np.empty(part.shape, header.dtype) if out is None else out
-    look = max(len(header_bytes), _FIRST_LOOK)
+    first = max(len(header_bytes), _FIRST_LOOK)
     connection.send(
         commands(
             [
                 (b"MULTI",),
-                (b"GETRANGE", key, b"0", b"%d" % (look - 1)),
+                (b"GETRANGE", key, b"0", b"%d" % (first - 1)),
                 (b"GETRANGE", key, b"%d" % begin, b"%d" % (begin + size - 1)),
                 (b"EXEC",),
             ]
