@@ -3,38 +3,42 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssdag.errors import ConfigError, ServiceStartError
-from ssdag.launchers.named import launcher_of
-from ssdag.providers.base import Provider
+from ssdag.services.folder import temporary_folder
 from ssdag.services.network import choose_addresses
 from ssdag.services.node_facts import addresses_here, machine
-from ssdag.services.opening import launch_keepers
 from ssdag.services.places import LocalPlace, Place
 from ssdag.services.remote import NodePlace, RemotePlace
+from ssdag.wire import guard
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ssdag.launchers import Launcher
+    from ssdag.providers.base import Provider
+
+#: A node may take so long to look for a file: parallel file systems have their moods.
+_LOOK_S = 20.0
 
 
-def provider_here(provider: Provider | str = "auto") -> Provider:
-    """Return the provider that a user means."""
-    if isinstance(provider, Provider):
-        return provider
-    from ssdag.providers.auto import named
+def provider_here() -> Provider | None:
+    """Return the provider in whose allocation we are, None outside one; asks nobody."""
+    from ssdag.providers.auto import inside, named
 
-    return named(provider)
+    name = inside(os.environ)
+    return None if name in (None, "local") else named(str(name))
 
 
-def hosts_of_allocation(provider: Provider) -> tuple[str, ...]:
+def hosts_of_allocation(provider: Provider | None) -> tuple[str, ...]:
     """Return the hosts of the allocation that we are in; empty where this machine is all."""
-    if provider.name == "local":
-        return ()
-    found = provider.allocation()
+    found = None if provider is None else provider.allocation()
     return () if found is None else tuple(node.host for node in found.nodes)
 
 
@@ -108,6 +112,10 @@ def open_places(
     UnsupportedError
         The launcher cannot do it.
     """
+    # Here, as most orchestrators stay on one machine and start sooner without.
+    from ssdag.launchers.named import launcher_of
+    from ssdag.services.opening import launch_keepers
+
     starter, program = launcher_of(launcher), python or sys.executable
     groups = [tuple(hosts)] if single_cmd else [(host,) for host in hosts]
     places = launch_keepers(groups, starter, cores, timeout_s, program)
@@ -137,42 +145,73 @@ def find_places(
     nodes: int,
     *,
     hosts: Sequence[str] | None = None,
-    provider: Provider | str = "auto",
-    launcher: Launcher | str = "auto",
+    launcher: Launcher | str | None = "auto",
     single_cmd: bool = False,
     timeout_s: float = 60.0,
 ) -> list[Place]:
     """Return places for the servers of an orchestrator, one on each node.
 
-    Outside an allocation, on one of a single node, or with ``nodes=1`` and no `hosts`, that
-    is this machine. Else keepers are launched; blocks until they are there.
+    In an allocation of several nodes keepers are launched there; blocks until they are
+    there. Elsewhere the one place is this machine.
 
     Parameters
     ----------
     nodes : int
-        How many nodes.
+        How many nodes, if there are so many.
     hosts : sequence of str, optional
-        Which.
-    provider : Provider or str
-        Who knows the allocation.
-    launcher : Launcher or str
-        Starts keepers; "auto" takes the provider's.
+        Which; by default the last ones.
+    launcher : Launcher or str, optional
+        Starts keepers; "auto" takes that of the allocation's provider; None has all on
+        this machine.
     single_cmd, timeout_s
         See :func:`open_places`.
 
     Raises
     ------
     ConfigError
-        The allocation has no such nodes.
+        The allocation has no such hosts, or nobody knows how to start something there.
     ServiceStartError, UnsupportedError
         See :func:`open_places`.
     """
-    if hosts is None and nodes == 1:
+    if launcher is None and hosts is None:
         return [LocalPlace()]
-    known = provider_here(provider)
-    there = hosts_of_allocation(known)
+    provider = provider_here()
+    there = hosts_of_allocation(provider)
     if hosts is None and len(there) < 2:
         return [LocalPlace()]
+    if provider is None and launcher in (None, "auto"):
+        raise ConfigError(
+            f"hosts={list(hosts or ())!r}: this process is in no allocation; name what starts "
+            "servers there by launcher="
+        )
     chosen = choose_hosts(min(nodes, len(there)) if there else nodes, hosts, there)
-    starter = known.launcher() if launcher == "auto" else launcher
-    return list(open_places(chosen, starter, single_cmd=single_cmd, timeout_s=timeout_s))
+    if launcher in (None, "auto"):
+        assert provider is not None
+        launcher = provider.launcher()
+    return list(open_places(chosen, launcher, single_cmd=single_cmd, timeout_s=timeout_s))
+
+
+def password_folder(places: Sequence[Place], *, interface: str, outlives: bool) -> Path:
+    """Make a private folder that those see who need the password.
+
+    Where other nodes take part it lies under the home folder, which they usually share.
+    :func:`ssdag.services.folder.remove_folder` removes it.
+    """
+    if not interface and not any(isinstance(place, NodePlace) for place in places):
+        return temporary_folder(outlives=outlives)
+    parent = Path.home() / ".ssdag"
+    parent.mkdir(mode=0o700, exist_ok=True)
+    if outlives:
+        return Path(tempfile.mkdtemp(prefix="ssdag-", dir=parent))
+    return Path(guard.folder(str(parent), "ssdag-"))
+
+
+def check_seen(places: Sequence[Place], path: Path) -> None:
+    """Raise ServiceStartError if a node with a keeper does not see a file as we do."""
+    digests = {str(path): hashlib.sha256(path.read_bytes()).hexdigest()}
+    for place in places:
+        if isinstance(place, NodePlace) and place.keeper.unseen(digests, _LOOK_S):
+            raise ServiceStartError(
+                f"{place.hostname} does not see {path.parent}, where the password is: give a "
+                "folder that all nodes share by folder="
+            )

@@ -6,26 +6,28 @@ from __future__ import annotations
 import os
 import re
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ssdag.client.address import ENV_ADDRESS, ENV_PASSWORD_FILE
 from ssdag.errors import ConfigError
 from ssdag.services.deployment import Plan
+from ssdag.services.on_nodes import find_places
 from ssdag.services.options import ServerOptions
-from ssdag.services.places import LocalPlace
 from ssdag.services.store_service import StoreService
 from ssdag.states import ServiceState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ssdag.launchers import Launcher
     from ssdag.services.node import RestartPolicy
     from ssdag.services.options import Persistence
     from ssdag.services.places import Place
 
 
 class Orchestrator(StoreService):
-    """A server for data between tasks, simulations and learning; on this machine.
+    """A server for data between tasks, simulations and learning.
 
     It starts when it is first needed (or by :meth:`start`, or ``with``), on loopback
     only, with a random password, and ends with the engine in whose scope it was
@@ -81,8 +83,18 @@ class Orchestrator(StoreService):
         returns True to start it again; a number allows so many restarts. Without
         `persistence` and `replicas` its data are lost, see :attr:`losses`. By default
         it stays dead.
+    hosts : sequence of str, optional
+        Nodes of the allocation on which the servers run, as its launcher takes them; by
+        default the last ones.
+    launcher : Launcher or str, optional
+        Starts the servers on nodes of the allocation that we are in, if it has several,
+        beside all steps there. "auto" is the launcher of its scheduler; None has them all
+        on this machine, as outside an allocation.
+    single_cmd : bool
+        Start all by one launch, where the launcher sends its input to all ranks; by
+        default one for each node, so that the loss of a node leaves the others.
     places : sequence of Place, optional
-        Where the servers run; by default this machine.
+        Where the servers run, in place of the above.
 
     Raises
     ------
@@ -111,6 +123,9 @@ class Orchestrator(StoreService):
         start_timeout_s: float = 10.0,
         config: Mapping[str, str | int] | None = None,
         restart: RestartPolicy | int | None = None,
+        hosts: Sequence[str] | None = None,
+        launcher: Launcher | str | None = "auto",
+        single_cmd: bool = False,
         places: Sequence[Place] | None = None,
     ) -> None:
         if not isinstance(nodes, int) or nodes < 1 or nodes == 2:
@@ -149,13 +164,16 @@ class Orchestrator(StoreService):
         super().__init__(name, up_to(restart) if isinstance(restart, int) else restart, plan)
         self.identifier = identifier
         self._places = places
+        self._find = partial(
+            find_places, nodes, hosts=hosts, launcher=launcher, single_cmd=single_cmd
+        )
 
     def __repr__(self) -> str:
         where = f" {self._address()}" if self._state is ServiceState.READY else ""
         return f"<Orchestrator {self.name!r} {self._state.name.lower()}{where}>"
 
     def _open_places(self) -> Sequence[Place]:
-        return self._places or [LocalPlace()]
+        return self._places or self._find()
 
     # -- for users -------------------------------------------------------------------
 

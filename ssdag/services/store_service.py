@@ -16,7 +16,8 @@ from ssdag.services.admin import ask, info
 from ssdag.services.cluster import slots_of
 from ssdag.services.data_futures import DataFutures
 from ssdag.services.deployment import Deployment, Plan
-from ssdag.services.folder import private_folder, remove_folder, temporary_folder, write_private
+from ssdag.services.folder import private_folder, remove_folder, write_private
+from ssdag.services.on_nodes import check_seen, password_folder
 from ssdag.services.server import how_ended
 
 if TYPE_CHECKING:
@@ -103,18 +104,24 @@ class StoreService(DataFutures):
     def _start(self) -> ClientReference:
         plan = self._plan
         given = plan.folder is not None
-        folder = Path(plan.folder or temporary_folder(outlives=plan.outlives))
+        places = self._open_places()
         try:
-            private_folder(folder)
-            write_private(folder / _PASSWORD, plan.password + "\n")
-            deployment = Deployment(plan, self._open_places(), folder, self._stopping)
+            folder = Path(
+                plan.folder
+                or password_folder(places, interface=plan.interface, outlives=plan.outlives)
+            )
             try:
+                private_folder(folder)
+                write_private(folder / _PASSWORD, plan.password + "\n")
+                check_seen(places, folder / _PASSWORD)
+                deployment = Deployment(plan, places, folder, self._stopping)
                 deployment.start(self._server_ended)
             except BaseException:
-                deployment.close()
+                self._clear_folder(folder, given)
                 raise
         except BaseException:
-            self._clear_folder(folder, given)
+            for place in places:
+                place.close()
             raise
         self._folder, self._deployment = folder, deployment
         return ClientReference(self._address(), self._password_file())

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Orchestrators on the nodes of an allocation of a real Slurm, and tasks there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import psutil
+import pytest
+
+import ssdag
+from ssdag import Config, ConfigError, Orchestrator, ServiceStartError, python_app
+from ssdag.executors import AllocationExecutor
+from tests.conftest import wait_until
+from tests.integration.slurm_jobs import DEADLINE_S, allocation, steps
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ssdag.client import Client
+    from tests.clusters.cluster import SlurmCluster
+
+
+@pytest.fixture
+def job(slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with allocation(slurm, monkeypatch, 3) as job:
+        yield job
+
+
+@python_app
+def put(i: int, db: Client) -> str:
+    db.put_tensor(f"u{i}", np.full(1000, i))
+    return os.environ["SLURMD_NODENAME"]
+
+
+@python_app
+def total(array: object) -> float:
+    return float(np.sum(array))  # type: ignore[call-overload]
+
+
+def test_a_cluster_on_the_nodes_with_tasks_beside_it(
+    slurm: SlurmCluster, job: str, tmp_path: Path
+) -> None:
+    with ssdag.load(Config(executors=[AllocationExecutor()])):
+        db = Orchestrator(nodes=3)
+        # Each task takes all cores of a node: the servers keep none from them.
+        futures = [put(i, db, resources=ssdag.Resources(cores=4)) for i in range(3)]
+        assert set(ssdag.gather(futures)) == {"n1", "n2", "n3"}
+        assert sorted(db.hosts) == ["n1", "n2", "n3"]
+        assert total(db.tensor("u2"), resources=ssdag.Resources(cores=1)).result() == 2000.0
+        folder = Path(db.password_file).parent
+        assert folder.parent == tmp_path / ".ssdag"
+        assert (folder.stat().st_mode & 0o777, os.stat(db.password_file).st_mode & 0o777) == (
+            0o700,
+            0o600,
+        )
+        pids = db.pids
+        for pid in pids:  # the password is in no argument and no variable
+            secret = Path(db.password_file).read_text().strip()
+            process = psutil.Process(pid)
+            assert secret not in " ".join([*process.cmdline(), *process.environ().values()])
+        assert len(steps(slurm, job)) == 3
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert list(folder.parent.iterdir()) == []
+    wait_until(lambda: not steps(slurm, job), DEADLINE_S, "the steps are over")
+
+
+def test_one_server_is_where_all_nodes_reach_it_or_here(slurm: SlurmCluster, job: str) -> None:
+    with Orchestrator() as db:
+        assert db.hosts == ["n3"]  # tasks fill the nodes from the first
+        db.client().put_tensor("x", np.arange(3))
+    with Orchestrator(hosts=["n1"], single_cmd=True) as db:
+        assert db.hosts == ["n1"]
+    with Orchestrator(launcher=None) as db:
+        assert steps(slurm, job) == []
+        assert db.address.startswith("unix://")
+
+
+def test_a_lost_node_is_started_again(slurm: SlurmCluster, job: str) -> None:
+    """Its keeper is killed, as when the node's memory is full; the next one comes there."""
+    with Orchestrator(restart=1) as db:
+        db.client().put_tensor("x", np.arange(3))
+        address, (pid,) = db.address, db.pids
+        keeper = psutil.Process(pid).parent()
+        assert keeper is not None
+        keeper.kill()
+        wait_until(lambda: db.is_active() and db.pids != [pid], DEADLINE_S, "it is back")
+        assert (db.address, db.hosts) == (address, ["n3"])
+        assert not db.client().tensor_exists("x")
+        (loss,) = db.losses
+        assert loss.restarted
+
+
+def test_what_cannot_be(job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="n9; the allocation has n1, n2, n3"):
+        Orchestrator(hosts=["n9"]).start()
+    # A folder that only this machine has.
+    monkeypatch.setattr("ssdag.services.keeper.__file__", str(_blind_keeper(tmp_path)))
+    with pytest.raises(ServiceStartError, match=r"n3 does not see .*by folder="):
+        Orchestrator().start()
+    monkeypatch.delenv("SLURM_JOB_ID")
+    with pytest.raises(ConfigError, match="in no allocation; name what starts servers"):
+        Orchestrator(hosts=["n1"]).start()
+
+
+def _blind_keeper(folder: Path) -> Path:
+    """Return a keeper that sees no file, as on a node that does not share the folder."""
+    path = folder / "blind.py"
+    root = Path(__file__).parents[2]
+    path.write_text(
+        f"import sys; sys.path.insert(0, {str(root)!r})\n"
+        "from ssdag.services import keeper\n"
+        "keeper._digest = lambda path: None\n"
+        "sys.exit(keeper.main())\n"
+    )
+    return path
