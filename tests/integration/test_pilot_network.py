@@ -6,12 +6,13 @@ from __future__ import annotations
 import shlex
 import threading
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ssdag.errors import WorkerLostError
 from ssdag.launchers import SingleLauncher, Wrapped
+from ssdag.states import TaskState
 from tests.conftest import wait_until
 from tests.integration import namespaces, pilot_bodies
 from tests.integration.pilots import DEADLINE_S, managers, start, wait_for_managers
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from ssdag.dataflow.engine import Engine
     from ssdag.executors import PilotExecutor
+    from ssdag.tasks import AppFuture
     from tests.integration.namespaces import Namespace
 
 REFUSAL = namespaces.refusal()
@@ -65,6 +67,10 @@ def begin(tmp_path: Path, machines: list[Namespace]) -> Callable[..., tuple[Engi
     return begin
 
 
+def is_running(future: AppFuture[Any]) -> bool:
+    return future.state is TaskState.RUNNING
+
+
 def lines(path: Path) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
@@ -100,8 +106,9 @@ def test_a_machine_that_stays_away(
         wait_for_managers(executor, 2)
         logs = [tmp_path / "log0", tmp_path / "log1"]
         stuck = [engine.submit(pilot_bodies.hold_noted, str(log), "never") for log in logs]
-        for log in logs:
+        for future, log in zip(stuck, logs, strict=True):
             wait_until(partial(lines, log), DEADLINE_S, "it runs")
+            wait_until(partial(is_running, future), DEADLINE_S, "the hub knows")
         machines[0].unplug()
         wait_until(lambda: any(f.done() for f in stuck), DEADLINE_S, "the loss is noticed")
         lost, kept = sorted(stuck, key=lambda future: not future.done())

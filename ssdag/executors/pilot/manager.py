@@ -107,7 +107,8 @@ def _serve(contact_path: str, block: int) -> int:
                 remove_folder(folder)
     finally:
         session.close(linger_s)
-    return 0
+    # Not 0: what ran here is lost, which is another thing than a block that came to its end.
+    return 1 if session.lost else 0
 
 
 def _settle(welcome: dict[str, Any]) -> None:

@@ -70,6 +70,8 @@ class Session:
         self.label = str(contact["label"])
         self.block = block
         self.over: str | None = None
+        #: The driver is out of reach, or gone: the job has failed, whatever it had done.
+        self.lost = False
         self.window_s = 0.0
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
@@ -167,6 +169,7 @@ class Session:
             self._is_connected() and silent_s < _BUSY_LIMITS * self._limit_s
         ):
             self.over = f"the driver was silent for {self._limit_s:g} s"
+            self.lost = True
             return 0.0
         left = self._beaten + self._beat_s - now
         if left <= 0:
