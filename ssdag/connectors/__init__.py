@@ -9,17 +9,20 @@ if TYPE_CHECKING:
     from ssdag.connectors.base import Connector
     from ssdag.connectors.directory import DirectoryConnector
     from ssdag.connectors.redis import RedisConnector
+    from ssdag.connectors.shared_memory import SharedMemoryConnector
 
 __all__ = [
     "Connector",
     "DirectoryConnector",
     "RedisConnector",
+    "SharedMemoryConnector",
 ]
 
 _WHERE = {
     "Connector": "ssdag.connectors.base",
     "DirectoryConnector": "ssdag.connectors.directory",
     "RedisConnector": "ssdag.connectors.redis",
+    "SharedMemoryConnector": "ssdag.connectors.shared_memory",
 }
 
 

@@ -42,6 +42,8 @@ class Connector(ABC):
     secret. All methods may be called from several threads at once, and after a fork.
 
     Keys are texts of 1 to 180 bytes in UTF-8, of any characters but half surrogates.
+    Copying between keys that are equal behind the first colon (``a:x`` to ``b:x``) is
+    cheap: a cluster has them on one shard.
     """
 
     #: Name of the entry point, as a configuration file has it.
@@ -165,7 +167,10 @@ class Connector(ABC):
         return missing
 
     def close(self) -> None:  # noqa: B027  # most have nothing to let go of
-        """Let go of connections and files; values stay. It opens again at the next call."""
+        """Let go of connections; the next call opens them again.
+
+        Values stay, unless they are this process's own memory.
+        """
 
     def __enter__(self) -> Self:
         return self

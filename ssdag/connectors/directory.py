@@ -18,23 +18,17 @@ import time
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-import numpy as np
-
 from ssdag.connectors.base import Connector, as_views, check_key, missing
 from ssdag.connectors.filesystem import is_of_this_machine, is_shared, machine
 from ssdag.connectors.inotify import wait_for_name
 from ssdag.connectors.naming import file_name, key_of
 from ssdag.connectors.parts import Parts
 from ssdag.errors import ConfigError, DataTimeoutError, StoreError
-from ssdag.wire.mapping import map_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ssdag.connectors.base import Buffer, Scope
-
-#: Smaller values are read, which is quicker than mapping them.
-_MAP_FROM = 64 << 10
 
 #: So often at most another machine may replace a file while it is opened.
 _TRIES = 10
@@ -98,7 +92,7 @@ class DirectoryConnector(Connector):
     def _open(self, scope: Literal["node", "shared"] | None) -> None:
         self._check_owner()
         try:
-            self._parts = Parts(self._path, durable=self._durable)
+            self._parts = self._make_parts()
         except OSError as error:
             self._fail("make a folder", error)
         self._scope: Literal["node", "shared"] = scope or (
@@ -106,6 +100,9 @@ class DirectoryConnector(Connector):
         )
         self.local = self._scope == "node" and is_of_this_machine(self._path)
         self._parts.sweep()
+
+    def _make_parts(self) -> Parts:
+        return Parts(self._path, durable=self._durable)
 
     def _check_owner(self) -> None:
         found = os.stat(self._path)
@@ -136,9 +133,7 @@ class DirectoryConnector(Connector):
         return f"<{type(self).__name__} {self._path}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (
-            type(self), self._path, self._scope, self._durable, self._trusted, machine(),
-        )  # fmt: skip
+        return _reopen, (self._path, self._scope, self._durable, self._trusted, machine())
 
     # -- writing ---------------------------------------------------------------------
 
@@ -147,7 +142,7 @@ class DirectoryConnector(Connector):
         target = self._file(key)
 
         def rename(part: str) -> bool:
-            os.rename(part, target)
+            self._parts.replace(part, target)
             return True
 
         self._publish(key, parts, rename)
@@ -178,9 +173,9 @@ class DirectoryConnector(Connector):
         old, new = self._file(source), self._file(target)
         part = self._parts.name()
         try:
-            os.link(old, part)
+            self._parts.link(old, part)
             try:
-                os.rename(part, new)
+                self._parts.replace(part, new)
             finally:  # renaming a file to another name of itself does nothing
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(part)
@@ -194,7 +189,7 @@ class DirectoryConnector(Connector):
     def delete(self, key: str) -> bool:
         """Remove a value; return whether there was one."""
         try:
-            os.unlink(self._file(key))
+            self._parts.discard(self._file(key))
         except FileNotFoundError as error:
             self._check_folder(error)
             return False
@@ -210,46 +205,25 @@ class DirectoryConnector(Connector):
         try:
             for _ in range(_TRIES):
                 try:
-                    return self._load(path)
+                    return self._parts.load(path, local=self.local)
                 except OSError as error:
                     if error.errno != errno.ESTALE:  # replaced by another machine
                         raise
-            return self._load(path)
+            return self._parts.load(path, local=self.local)
         except FileNotFoundError as error:
             self._absent(key, error)
         except OSError as error:
             self._fail(f"read {key!r}", error)
 
-    def _load(self, path: str) -> memoryview:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            size = os.fstat(fd).st_size
-            if self.local and size >= _MAP_FROM:
-                return map_file(fd, size, shared=False)
-            data = memoryview(np.empty(size, np.uint8) if size else bytearray())  # type: ignore[arg-type]
-            done = 0
-            while done < size:
-                count = os.preadv(fd, [data[done:]], done)
-                if not count:
-                    raise OSError(errno.EIO, "the file is shorter than it was", path)
-                done += count
-            return data
-        finally:
-            os.close(fd)
-
     def take(self, key: str) -> memoryview:
         """Return a value and remove it; of several that take it one gets it."""
         part = self._parts.name()
         try:
-            try:
-                os.rename(self._file(key), part)
-            except FileNotFoundError:
-                if not os.path.exists(part):  # an NFS server that was asked twice
-                    raise
-            try:
-                return self._load(part)
-            finally:
-                os.unlink(part)
+            with self._parts.moved(self._file(key), part):
+                try:
+                    return self._parts.load(part, local=self.local)
+                finally:
+                    self._parts.discard(part)
         except FileNotFoundError as error:
             self._absent(key, error)
         except OSError as error:
@@ -340,21 +314,21 @@ class DirectoryConnector(Connector):
 
 @functools.lru_cache(maxsize=64)
 def _reopen(
-    cls: type[DirectoryConnector],
-    path: str,
-    scope: Literal["node", "shared"],
-    durable: bool,
-    trusted: bool,
-    where: str,
+    path: str, scope: Literal["node", "shared"], durable: bool, trusted: bool, where: str
 ) -> DirectoryConnector:
     """Open a folder again that was opened elsewhere; a process does it once."""
-    if scope == "node" and where != machine():
+    check_place(path, where, shared=scope == "shared")
+    return DirectoryConnector(path, scope=scope, durable=durable, trusted=trusted)
+
+
+def check_place(path: str, where: str, *, shared: bool) -> None:
+    """Raise StoreError if a folder of machine `where` cannot be used on this one."""
+    if not shared and where != machine():
         failure = StoreError(
             f"{path} is a folder of another machine and cannot be reached from this one; "
-            "scope='shared' says that all machines mount it"
+            "a DirectoryConnector with scope='shared' is for folders that all machines mount"
         )
         failure.transient = False
         raise failure
     if not os.path.isdir(path):
         raise StoreError(f"the folder {path} of a connector is gone")
-    return cls(path, scope=scope, durable=durable, trusted=trusted)

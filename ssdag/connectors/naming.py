@@ -30,13 +30,11 @@ def key_of(name: str) -> str | None:
     """Return the key of a file's name; None for a file that is not ours."""
     if name.startswith("."):
         return None
-    if name.startswith("%="):
-        try:
-            return base64.b64decode(name[2:], b"-_", validate=True).decode()
-        except ValueError:
-            return None
-    key = _QUOTED.sub(lambda found: chr(int(found[1], 16)), name)
     try:
-        return key if file_name(key) == name else None
-    except UnicodeEncodeError:  # bytes that are no UTF-8
+        if name.startswith("%="):
+            key = base64.b64decode(name[2:], b"-_", validate=True).decode()
+        else:
+            key = _QUOTED.sub(lambda found: chr(int(found[1], 16)), name)
+        return key if key and file_name(key) == name else None
+    except ValueError:  # no base64, or bytes that are no UTF-8
         return None

@@ -4,18 +4,25 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
 from typing import TYPE_CHECKING, TypeVar
 
+from ssdag.connectors.memory import fresh
+from ssdag.wire.mapping import map_file
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
 
 #: Where they lie, in the folder that they will be in.
 PARTS = ".parts"
+
+#: Smaller values are read, which is quicker than mapping them.
+MAP_FROM = 64 << 10
 
 #: So often at most somebody who sweeps may take a fresh file away.
 _TRIES = 10
@@ -38,7 +45,7 @@ class Parts:
     """
 
     def __init__(self, folder: str, *, durable: bool = False) -> None:
-        self._folder = folder
+        self.folder = folder
         self._path = os.path.join(folder, PARTS)
         self._durable = durable
         with contextlib.suppress(FileExistsError):
@@ -48,6 +55,96 @@ class Parts:
         """Return the path of a file that is not there yet."""
         return os.path.join(self._path, secrets.token_hex(8))
 
+    def replace(self, path: str, target: str) -> None:
+        """Give a written file its name, in place of the file that has it."""
+        os.rename(path, target)
+
+    def discard(self, path: str) -> None:
+        """Remove a file whose value is not needed any more.
+
+        Raises
+        ------
+        FileNotFoundError
+            It is not there.
+        """
+        os.unlink(path)
+
+    def link(self, source: str, path: str) -> None:
+        """Give a value's file a second name.
+
+        Raises
+        ------
+        OSError
+            The file is not there, or the file system has no links.
+        """
+        os.link(source, path)
+
+    @contextlib.contextmanager
+    def moved(self, path: str, part: str) -> Iterator[None]:
+        """Move a value's file aside, and keep others from sweeping it away meanwhile.
+
+        Raises
+        ------
+        FileNotFoundError
+            It is not there.
+        OSError
+            It was swept away, in the moment in which that is possible.
+        """
+        fds: list[int] = []
+        try:
+            fds.append(_locked(path))
+            try:
+                os.rename(path, part)
+            except FileNotFoundError:
+                if not os.path.exists(part):  # else an NFS server was asked twice
+                    raise
+            try:
+                if not os.path.samestat(os.stat(part), os.fstat(fds[0])):
+                    fds.append(_locked(part))  # another value had come
+            except FileNotFoundError:
+                raise OSError(errno.EIO, "the value was lost on the way") from None
+            yield
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def load(self, path: str, *, local: bool) -> memoryview:
+        """Return a file's bytes: mapped if they are many and it is `local`, else read.
+
+        Raises
+        ------
+        OSError
+            It is not there, or cannot be read.
+        """
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(fd).st_size
+            if local and size >= MAP_FROM:
+                return map_file(fd, size, shared=False)
+            return read_all(fd, size)
+        finally:
+            os.close(fd)
+
+    def begin(self, size: int) -> tuple[str, int]:
+        """Make a file to write `size` bytes to; return its path and a descriptor.
+
+        It holds a lock, as a sign that somebody uses it.
+        """
+        path = self.name()
+        return path, _locked(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+
+    def fill(self, fd: int, views: list[memoryview]) -> None:
+        """Write all bytes, without joining them."""
+        left = list(views)
+        while left:
+            done = os.writev(fd, left[:64])
+            while left and done >= len(left[0]):
+                done -= len(left.pop(0))
+            if done:
+                left[0] = left[0][done:]
+        if self._durable:
+            os.fsync(fd)
+
     def publish(self, views: list[memoryview], give_name: Callable[[str], T]) -> T:
         """Write a file, and have `give_name` publish it; return what that returns.
 
@@ -56,21 +153,17 @@ class Parts:
         OSError
             It cannot be written. Nothing is left of it.
         """
+        size = sum(map(len, views))
         attempt = 0
         while True:
             attempt += 1
-            path = self.name()
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            path, fd = self.begin(size)
             try:
-                with contextlib.suppress(OSError):  # not every file system has locks
-                    fcntl.flock(fd, fcntl.LOCK_SH)
-                write_all(fd, views)
-                if self._durable:
-                    os.fsync(fd)
+                self.fill(fd, views)
                 result = give_name(path)
             except FileNotFoundError:
                 # Somebody took it for an orphan, between its making and its lock.
-                if attempt == _TRIES or not os.path.isdir(self._folder):
+                if attempt == _TRIES or not os.path.isdir(self.folder):
                     raise
             else:
                 if self._durable:
@@ -82,7 +175,7 @@ class Parts:
                 os.close(fd)
 
     def _sync_folder(self) -> None:
-        fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
         finally:
@@ -109,12 +202,27 @@ class Parts:
         return removed
 
 
-def write_all(fd: int, views: list[memoryview]) -> None:
-    """Write all bytes at the file's position, without joining them."""
-    left = list(views)
-    while left:
-        done = os.writev(fd, left[:64])
-        while left and done >= len(left[0]):
-            done -= len(left.pop(0))
-        if done:
-            left[0] = left[0][done:]
+def _locked(path: str, flags: int = os.O_RDONLY) -> int:
+    """Open a file that others shall leave where it is; return the descriptor."""
+    fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    with contextlib.suppress(OSError):  # not every file system has locks
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return fd
+
+
+def read_all(fd: int, size: int) -> memoryview:
+    """Read the first `size` bytes of a file into new memory.
+
+    Raises
+    ------
+    OSError
+        It cannot be read, or has fewer.
+    """
+    data = fresh(size)
+    done = 0
+    while done < size:
+        count = os.preadv(fd, [data[done:]], done)
+        if not count:
+            raise OSError(errno.EIO, "the file is shorter than it was")
+        done += count
+    return data

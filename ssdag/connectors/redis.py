@@ -1,11 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A connector whose values are strings on the orchestrator's server, or on its shards.
-
-``store:{x}`` is the key of ``x`` in a connector that is named ``store``. The braces are a
-cluster's hash tag: what belongs to one key is on one shard, so that values are copied and
-claimed there. In a key ``%``, ``{``, ``}`` and control characters are written as ``%`` and two
-hexadecimal digits.
-"""
+"""A connector whose values are strings on the orchestrator's server, or on its shards."""
 
 from __future__ import annotations
 
@@ -15,12 +9,13 @@ import secrets
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-import numpy as np
-
+from ssdag.client.base import call
 from ssdag.client.client import Client
 from ssdag.client.resp import ReplyError, command, commands
 from ssdag.client.shared import shared_client
-from ssdag.connectors.base import Connector, as_views, check_key, literal_start, missing
+from ssdag.connectors.base import Connector, as_views, check_key, missing
+from ssdag.connectors.memory import fresh
+from ssdag.connectors.places import key_of, matching, place_of
 from ssdag.errors import ConfigError, DataTimeoutError, SerializationError, StoreError
 
 if TYPE_CHECKING:
@@ -30,8 +25,6 @@ if TYPE_CHECKING:
     from ssdag.connectors.base import Buffer, Scope
 
 _NAME = re.compile(r"[A-Za-z0-9_.@/-]{1,64}")
-_SPECIAL = re.compile(r"[%{}\x00-\x1f\x7f]")
-_QUOTED = re.compile(rb"%([0-9A-F]{2})")
 
 #: Commands in one message.
 _BATCH = 500
@@ -78,7 +71,6 @@ class RedisConnector(Connector):
         if not _NAME.fullmatch(name):
             raise ConfigError(f"name={name!r}: 1 to 64 letters, digits and _ . @ / - are possible")
         self._name = name
-        self._start = f"{name}:{{".encode()
         self._service: _Service | None = None
         self._made: Client | None = None
         if isinstance(server, str):
@@ -158,7 +150,7 @@ class RedisConnector(Connector):
         for at in range(0, len(pairs), _BATCH):
             window = pairs[at : at + _BATCH]
             lines = [self._copy_line(*pair) for pair in window]
-            for (source, target), answer in zip(window, self._many(lines), strict=True):
+            for (source, target), answer in zip(window, self._client.call_many(lines), strict=True):
                 if isinstance(answer, ReplyError):
                     if answer.code not in ("CROSSSLOT", "ERR"):
                         self._refused(f"copy of {source!r}", answer)
@@ -194,7 +186,7 @@ class RedisConnector(Connector):
         count = 0
         for at in range(0, len(keys), _BATCH):
             lines = [(b"UNLINK", self._key(key)) for key in keys[at : at + _BATCH]]
-            for answer in self._many(lines):
+            for answer in self._client.call_many(lines):
                 if isinstance(answer, ReplyError):
                     self._refused("delete", answer)
                 count += answer
@@ -286,30 +278,29 @@ class RedisConnector(Connector):
         return int(size)
 
     def keys(self, pattern: str = "*") -> list[str]:
-        """Return the keys that match a shell pattern, sorted; the server is scanned."""
-        start = self._start + _quote(literal_start(pattern))
-        match = re.sub(rb"([*?\[\]\\^])", rb"\\\1", start) + b"*"
-        found = set()
-        cursor: bytes | int = b"0"
-        while True:
-            line = (b"SCAN", cursor, b"MATCH", match, b"COUNT", b"%d" % _STEP, b"TYPE", b"string")
-            cursor, names = self._client.call(*line, idempotent=True)
-            for name in names:
-                if name.endswith(b"}"):
-                    key = _unquote(name[len(self._start) : -1])
-                    if fnmatchcase(key, pattern):
+        """Return the keys that match a shell pattern, sorted; the servers are scanned."""
+        match = matching(self._name, pattern)
+
+        def work(connection: Connection) -> set[str]:
+            found = set()
+            cursor: Any = b"0"
+            while True:
+                more = (b"MATCH", match, b"COUNT", b"%d" % _STEP, b"TYPE", b"string")
+                cursor, names = call(connection, command(b"SCAN", cursor, *more))
+                for name in names:
+                    key = key_of(self._name, name)
+                    if key is not None and fnmatchcase(key, pattern):
                         found.add(key)
-            if cursor in (b"0", 0):
-                return sorted(found)
+                if cursor == b"0":
+                    return found
+
+        shards = self._client._run_each("scan of the keys", work)
+        return sorted(set().union(*(found for _, found in shards)))
 
     def wait(self, key: str, timeout_s: float | None = None) -> None:
         """Block until there is a value; the server tells."""
-        place = self._key(key).decode()
-        client = self._client
-        if client.prefixes.source:  # the names here are whole
-            client = shared_client(client.address, client.password_file)
         try:
-            client.wait_tensor(place, timeout_s)
+            self._client.wait_key(self._key(key).decode(), timeout_s)
         except DataTimeoutError:
             raise DataTimeoutError(
                 f"{key!r} did not come within {timeout_s} s in {self!r}"
@@ -324,37 +315,16 @@ class RedisConnector(Connector):
 
     def _key(self, key: str) -> bytes:
         check_key(key)
-        return self._start + _quote(key) + b"}"
+        return place_of(self._name, key)
 
     def _one(
         self, what: str, place: bytes, word: bytes, *more: bytes, idempotent: bool = True
     ) -> Any:
         line = command(word, place, *more)
-
-        def work(connection: Connection) -> Any:
-            connection.send(line)
-            return connection.reply()
-
-        return self._client._run(what, work, key=place, idempotent=idempotent)
-
-    def _many(self, lines: Sequence[Sequence[bytes]]) -> list[Any]:
-        return self._client.call_many(lines)
+        return self._client._run(what, lambda c: call(c, line), key=place, idempotent=idempotent)
 
     def _refused(self, what: str, answer: ReplyError) -> NoReturn:
         raise StoreError(f"{what}: the server at {self._client.address} answered: {answer}")
-
-
-def fresh(size: int) -> memoryview:
-    """Return new memory that nobody has filled."""
-    return memoryview(np.empty(size, np.uint8)) if size else memoryview(bytearray())  # type: ignore[arg-type]
-
-
-def _quote(key: str) -> bytes:
-    return _SPECIAL.sub(lambda found: f"%{ord(found[0]):02X}", key).encode()
-
-
-def _unquote(name: bytes) -> str:
-    return _QUOTED.sub(lambda found: bytes([int(found[1], 16)]), name).decode("utf-8", "replace")
 
 
 def _reopen(address: str, password_file: str | None, name: str) -> RedisConnector:

@@ -39,6 +39,14 @@ def write_for_ever(connector: Connector) -> None:
         connector.write("x", [data])
 
 
+def hold(connector: Connector) -> None:
+    """Read a value, and say later what it is."""
+    held = connector.read("x")
+    connector.write("held", [b""])
+    connector.wait("go", 60)
+    connector.write("found", [held])
+
+
 def start(connector: Any, function: Any, *args: str) -> subprocess.Popen[bytes]:
     """Start a process that shares nothing with this one but what is pickled to it."""
     root = str(Path(__file__).resolve().parents[2])

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
-from ssdag.connectors import DirectoryConnector, RedisConnector
+from ssdag.connectors import DirectoryConnector, RedisConnector, SharedMemoryConnector
 from ssdag.services.orchestrator import Orchestrator
 
 if TYPE_CHECKING:
@@ -33,10 +34,19 @@ def _parallel(tmp_path: Path) -> Iterator[Connector]:
     yield made
 
 
-def _redis(server: str | None) -> Callable[[Path], AbstractContextManager[Connector]]:
+@contextmanager
+def _shared_memory(_: Path) -> Iterator[Connector]:
+    with SharedMemoryConnector() as made:
+        yield made
+    assert not os.path.exists(made.path)
+
+
+def _redis(
+    server: str | None, nodes: int = 1
+) -> Callable[[Path], AbstractContextManager[Connector]]:
     @contextmanager
     def make(tmp_path: Path) -> Iterator[Connector]:
-        with Orchestrator(server=server) as db:
+        with Orchestrator(nodes, server=server) as db:
             # Keeps the thread that waits for data, so that no test seems to leave it behind.
             db.tensor("nobody puts this")
             yield RedisConnector(db)
@@ -51,6 +61,8 @@ _needs_redis = pytest.mark.skipif(
 CONNECTORS = [
     pytest.param(_directory, id="directory"),
     pytest.param(_parallel, id="parallel"),
+    pytest.param(_shared_memory, id="shared_memory"),
     pytest.param(_redis(None), id="redis"),
     pytest.param(_redis("redis-server"), id="redis7", marks=_needs_redis),
+    pytest.param(_redis(None, nodes=3), id="cluster"),
 ]

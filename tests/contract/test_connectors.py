@@ -163,6 +163,7 @@ def test_take(connector: Connector) -> None:
 
 
 AWKWARD = [
+    ":", "a:", ":a", "::", "a:b:c", "a:{", "%:%", "a:%",
     ".", "..", ".parts", "a/b", "/", "%", "%41", "%=", "a b", "-x", "~", "*", "[a]", "?", "{x}",
     "}{", "a:b", "ä", "😀", "\n", "\0", "\x7f", "x" * LONGEST_KEY, "/" * LONGEST_KEY,
     "é" * (LONGEST_KEY // 2), "con", "A", "a", "\\", "^",
