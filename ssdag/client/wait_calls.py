@@ -225,7 +225,7 @@ class WaitCalls(DatasetCalls, TensorCalls):
         timeout_s : float, optional
             The future fails with DataTimeoutError after this time.
         """
-        from ssdag.client.watch import watcher_for
+        from ssdag.client.watchers import watcher_for
 
         return watcher_for(self).watch(condition, result, timeout_s=timeout_s)
 

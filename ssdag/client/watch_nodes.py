@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ssdag.client.link import Link, Push
 from ssdag.client.resp import ConnectionLostError, ReplyError, command, explain
-from ssdag.client.slots import Topology, parse_nodes, parse_redirection, slot_of
+from ssdag.client.slots import parse_redirection
+from ssdag.client.watch_map import WatchMap
+from ssdag.client.watch_node import WatchedNode, check_events
 from ssdag.errors import SsdagError, StoreError
 
 if TYPE_CHECKING:
@@ -29,15 +31,6 @@ _CHANNEL = b"__keyspace@0__:"
 
 #: Channels in one command.
 _BATCH = 500
-
-_FIRST_DELAY_S = 0.01
-_LONGEST_DELAY_S = 0.5
-
-#: A connection that lasted so long was a good one: the next loss is a new one.
-_GOOD_S = 1.0
-
-#: How often a cluster is asked for its map.
-_MAP_S = 1.0
 
 _MAP = "MAP"
 _FLAGS = "FLAGS"
@@ -74,22 +67,6 @@ class Listener(Protocol):
         """Return all keys that are to be subscribed to."""
 
 
-class _Node:
-    """One server and what we know of it."""
-
-    def __init__(self, address: Address) -> None:
-        self.address = address
-        self.link: Link | None = None
-        self.subscribed: set[bytes] = set()
-        #: Whether it has let us in.
-        self.ready = False
-        self.began_s = 0.0
-        self.delay_s = _FIRST_DELAY_S
-        self.next_s = 0.0
-        #: The others say that it is lost.
-        self.failed = False
-
-
 class Nodes:
     """Links to all servers of a place; used by one thread.
 
@@ -112,19 +89,14 @@ class Nodes:
         wake_fd: int,
         listener: Listener,
     ) -> None:
-        self._seeds = place.addresses
-        self._clustered = place.clustered
+        self._map = WatchMap(place)
         self._password = password
         self._wake_fd = wake_fd
         self._listener = listener
         self._poller = select.poll()
         self._poller.register(wake_fd, select.POLLIN)
-        self._by_fd: dict[int, _Node] = {}
-        self._nodes: dict[Address, _Node] = {a: _Node(a) for a in self._seeds}
-        self._topology = Topology(())
-        self._table: list[Address | None] = []
-        self._map_s = 0.0
-        self._map_delay_s = _FIRST_DELAY_S
+        self._by_fd: dict[int, WatchedNode] = {}
+        self._nodes: dict[Address, WatchedNode] = {a: WatchedNode(a) for a in place.addresses}
         self._turn = 0
 
     def close(self) -> None:
@@ -136,9 +108,7 @@ class Nodes:
 
     def owner(self, key: bytes) -> Address | None:
         """Return the node that has a key; None while that is unknown."""
-        if not self._clustered:
-            return self._seeds[0]
-        return self._table[slot_of(key)] if self._table else None
+        return self._map.owner(key)
 
     def ask(self, key: bytes, line: bytes, asked: object) -> bool:
         """Send a look to the owner of a key; False if that cannot be asked now."""
@@ -151,15 +121,12 @@ class Nodes:
     def hopeful(self, key: bytes) -> bool:
         """Return whether somebody listens where the key is, though he may be slow."""
         address = self.owner(key)
-        nodes = self._nodes.values() if address is None else [self._nodes.get(address)]
-        old_s = time.monotonic() - _GOOD_S / 2
-        return any(
-            node is not None
-            and node.link is not None
-            and not (node.link.writing or node.failed)
-            and node.began_s < old_s
-            for node in nodes
-        )
+        if address is not None:
+            nodes: Iterable[WatchedNode | None] = [self._nodes.get(address)]
+        else:
+            nodes = () if self._map.known else self._nodes.values()
+        now = time.monotonic()
+        return any(node is not None and node.hopeful(now) for node in nodes)
 
     def subscribe(self, keys: Sequence[bytes]) -> None:
         """Hear of changes of these keys, at all nodes that are there."""
@@ -173,13 +140,13 @@ class Nodes:
             node.subscribed.difference_update(known)
             self._tell(node, b"UNSUBSCRIBE", known)
 
-    def _subscribe(self, node: _Node, keys: Iterable[bytes]) -> None:
+    def _subscribe(self, node: WatchedNode, keys: Iterable[bytes]) -> None:
         if node.ready:
             new = [key for key in keys if key not in node.subscribed]
             node.subscribed.update(new)
             self._tell(node, b"SUBSCRIBE", new)
 
-    def _tell(self, node: _Node, word: bytes, keys: Sequence[bytes]) -> None:
+    def _tell(self, node: WatchedNode, word: bytes, keys: Sequence[bytes]) -> None:
         for i in range(0, len(keys), _BATCH):
             line = command(word, *[_CHANNEL + key for key in keys[i : i + _BATCH]])
             if not self._try(node, lambda link, line=line: link.tell(line)):  # type: ignore[misc]
@@ -211,11 +178,11 @@ class Nodes:
 
     def _next_s(self) -> float | None:
         times = [node.next_s for node in self._nodes.values() if node.link is None]
-        if self._clustered and self._by_fd:
-            times.append(self._map_s)
+        if self._map.clustered and self._by_fd:
+            times.append(self._map.due_s)
         return min(times, default=None)
 
-    def _serve(self, node: _Node, events: int) -> None:
+    def _serve(self, node: WatchedNode, events: int) -> None:
         link = node.link
         assert link is not None
         try:
@@ -241,7 +208,7 @@ class Nodes:
 
     # -- links -----------------------------------------------------------------------
 
-    def _try(self, node: _Node, work: Callable[[Link], None]) -> bool:
+    def _try(self, node: WatchedNode, work: Callable[[Link], None]) -> bool:
         link = node.link
         if link is None:
             return False
@@ -267,10 +234,10 @@ class Nodes:
                 node.link = link
                 self._by_fd[link.fileno()] = node
                 self._poller.register(link, select.POLLIN | select.POLLOUT)
-        if self._clustered and self._map_s <= now:
+        if self._map.clustered and self._map.due_s <= now:
             self._ask_map(now)
 
-    def _drop(self, node: _Node) -> None:
+    def _drop(self, node: WatchedNode) -> None:
         link, node.link = node.link, None
         node.ready = False
         node.subscribed.clear()
@@ -280,17 +247,14 @@ class Nodes:
             self._by_fd.pop(link.fileno(), None)
             link.close()
 
-    def _lost(self, node: _Node, error: StoreError, *, alive: bool = False) -> None:
+    def _lost(self, node: WatchedNode, error: StoreError, *, alive: bool = False) -> None:
         self._drop(node)
         now = time.monotonic()
-        if now - node.began_s > _GOOD_S:
-            node.delay_s = _FIRST_DELAY_S
-        node.next_s = now + node.delay_s
-        node.delay_s = min(2 * node.delay_s, _LONGEST_DELAY_S)
-        self._hasten()
+        node.put_off(now)
+        self._map.hasten(now)
         self._listener.on_lost(node.address, error, alive=alive)
 
-    def _answered(self, node: _Node, link: Link, asked: Any, value: Reply) -> None:
+    def _answered(self, node: WatchedNode, link: Link, asked: Any, value: Reply) -> None:
         error = value if isinstance(value, ReplyError) else None
         if asked == Link.HELLO:
             if error is not None:
@@ -310,7 +274,7 @@ class Nodes:
         elif asked != _ASKING:
             self._looked(node, asked, value)
 
-    def _refused(self, node: _Node, error: ReplyError, what: str) -> None:
+    def _refused(self, node: WatchedNode, error: ReplyError, what: str) -> None:
         failure = explain(error, str(node.address), what)
         if "cluster support disabled" in str(error):
             failure = StoreError(f"the server at {node.address} belongs to no cluster")
@@ -319,42 +283,33 @@ class Nodes:
             raise failure
         self._lost(node, failure, alive=error.code in _SOON)
 
-    def _check_flags(self, node: _Node, value: Reply) -> None:
+    def _check_flags(self, node: WatchedNode, value: Reply) -> None:
         """Begin, if the server sends notifications."""
         if isinstance(value, ReplyError) and value.code == "LOADING":
             self._refused(node, value, "ask for its configuration")
             return
-        # A server that hides its configuration from us is taken to be set up.
-        if isinstance(value, list) and len(value) == 2 and isinstance(value[1], bytes):
-            flags = value[1]
-            if b"K" not in flags or not (b"A" in flags or b"$" in flags):
-                failure = StoreError(
-                    f"the server at {node.address} sends no notifications, so nobody can "
-                    "wait for data: start it with 'notify-keyspace-events K$ghlt', or send it "
-                    "'CONFIG SET notify-keyspace-events K$ghlt'"
-                )
-                failure.transient = False
-                raise failure
+        check_events(value, node.address)
         node.ready = True
         self._subscribe(node, self._listener.channels())
-        if self._clustered:
+        if self._map.clustered:
             self._ask_map(time.monotonic())
         self._listener.on_ready(moved=False)
 
-    def _looked(self, node: _Node, asked: tuple[Any, bytes, bytes], value: Reply) -> None:
+    def _looked(self, node: WatchedNode, asked: tuple[Any, bytes, bytes], value: Reply) -> None:
         """Hand an answer on, or what to make of an error."""
         what, key, line = asked
         if not isinstance(value, ReplyError):
-            self._map_delay_s = _FIRST_DELAY_S
+            self._map.calm()
             self._listener.on_answer(what, value)
             return
         code = value.code
         failure = explain(value, str(node.address), f"look for {key!r:.80}")
         if code in _SOON:
             self._lost(node, StoreError(str(failure)), alive=True)
-        elif self._clustered and code in _ELSEWHERE:
+        elif self._map.clustered and code in _ELSEWHERE:
             if code != "ASK" or not self._ask_there(node, value, asked, line):
-                self._hasten()  # only this key is concerned; the next map says who has it
+                # Only this key is concerned; the next map says who has it.
+                self._map.hasten(time.monotonic())
                 self._listener.on_put_off(what, failure)
         elif code == "NOPERM" and ("channel" in str(value) or "subscribe" in str(value)):
             raise failure  # the answer to a subscription, which else is answered by messages
@@ -363,7 +318,7 @@ class Nodes:
 
     # -- the map ---------------------------------------------------------------------
 
-    def _ask_there(self, node: _Node, value: ReplyError, asked: object, line: bytes) -> bool:
+    def _ask_there(self, node: WatchedNode, value: ReplyError, asked: object, line: bytes) -> bool:
         """Look at a slot's next owner, which is just getting it."""
         to = parse_redirection(str(value), node.address)
         other = None if to is None else self._nodes.get(to.address)
@@ -372,38 +327,29 @@ class Nodes:
         self._try(other, lambda link: link.ask(command(b"ASKING"), _ASKING))
         return self._try(other, lambda link: link.ask(line, asked))
 
-    def _hasten(self) -> None:
-        """Ask for the map soon: something is amiss."""
-        soon = time.monotonic() + self._map_delay_s
-        if soon < self._map_s:
-            self._map_s = soon
-            self._map_delay_s = min(2 * self._map_delay_s, _LONGEST_DELAY_S)
-
     def _ask_map(self, now: float) -> None:
         """Ask another node than last time: a single one may be cut off from the rest."""
-        self._map_s = now + _MAP_S
+        self._map.asked(now)
         ready = [node for node in self._nodes.values() if node.ready]
         if ready:
             self._turn += 1
             line = command(b"CLUSTER", b"NODES")
             self._try(ready[self._turn % len(ready)], lambda link: link.ask(line, _MAP))
 
-    def _learn(self, node: _Node, text: bytes) -> None:
+    def _learn(self, node: WatchedNode, text: bytes) -> None:
         """Take over a description of the cluster, unless a newer one is known."""
-        found = parse_nodes(text.decode("utf-8", "replace"), node.address)
-        if not found.primaries or found.epoch < self._topology.epoch:
-            self._hasten()
+        moved = self._map.learn(text, node.address)
+        if moved is None:
+            self._map.hasten(time.monotonic())
             return
-        self._topology, before, self._table = found, self._table, found.table()
-        # One that failed and has no slots was replaced: nobody will write there.
-        wanted = {n.address: n for n in found.nodes if not n.primary and (n.ranges or not n.failed)}
+        wanted = self._map.writers()
         for address in [a for a in self._nodes if a not in wanted]:
             self._drop(self._nodes.pop(address))
         for address, described in wanted.items():
             known = self._nodes.get(address)
             if known is None:
-                known = self._nodes[address] = _Node(address)
+                known = self._nodes[address] = WatchedNode(address)
             if described.failed and known is not node and not known.failed:
                 self._lost(known, StoreError(f"the cluster has lost its node at {address}"))
             known.failed = described.failed
-        self._listener.on_ready(moved=self._table != before)
+        self._listener.on_ready(moved=moved)

@@ -14,7 +14,7 @@ from ssdag.client.dataset_keys import check_base, meta_key
 from ssdag.client.resp import key_bytes
 from ssdag.client.shared import TensorReference
 from ssdag.client.stored import StoredReference
-from ssdag.client.watch import close_watcher, watcher_for
+from ssdag.client.watchers import close_watcher, watcher_for
 from ssdag.errors import ServiceError, SsdagError, StoreError
 from ssdag.futures import DataFuture
 from ssdag.services.node import ServiceNode

@@ -19,7 +19,8 @@ import pytest
 from ssdag.client import Client
 from ssdag.client.conditions import existence
 from ssdag.client.shared import TensorReference
-from ssdag.client.watch import Watcher, watcher_for
+from ssdag.client.watch import Watcher
+from ssdag.client.watchers import watcher_for
 from ssdag.errors import DataFormatError, MissingDataError, StoreError
 from ssdag.services.orchestrator import Orchestrator
 
