@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy as np
+    import pandas
+    import xarray
 
     from ssdag.client.metadata import Field
     from ssdag.client.npy import Array
@@ -224,6 +226,69 @@ class Dataset(Mapping[str, "Array"]):
     def clear_field(self, name: str) -> None:
         """Remove a metadata field; nothing happens if there is none."""
         self._fields.pop(name, None)
+
+    # -- other libraries -------------------------------------------------------------
+
+    @classmethod
+    def from_xarray(cls, name: str, data: xarray.Dataset | xarray.DataArray) -> Dataset:
+        """Return a dataset with the variables, coordinates and attributes of `data`.
+
+        Each variable is a tensor of its name, not copied (Dask's are computed). The
+        encoding is left out. SmartRedis's ``transform_to_xarray`` reads it too.
+
+        Raises
+        ------
+        DataFormatError
+            A name is no text, a variable holds Python objects, an index has several
+            levels, or an attribute is no number, text, list or array.
+        """
+        from ssdag.client.xarray_form import from_xarray
+
+        return from_xarray(name, data)
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Return the dataset of xarray that :meth:`from_xarray` was given.
+
+        What SmartRedis's ``add_metadata_for_xarray`` has described is read too. The data
+        are not copied.
+
+        Raises
+        ------
+        DataFormatError
+            It was not made by any of them.
+        """
+        from ssdag.client.xarray_form import to_xarray
+
+        return to_xarray(self)
+
+    @classmethod
+    def from_pandas(cls, name: str, frame: pandas.DataFrame) -> Dataset:
+        """Return a dataset with the columns and the index of a table.
+
+        A column of numbers, times or truth values is a tensor of its name; a column of
+        texts is a metadata field of its name; categories and missing values are kept.
+
+        Raises
+        ------
+        DataFormatError
+            A name is no text or there twice, an index has several levels, or a column
+            is of another kind.
+        """
+        from ssdag.client.pandas_form import from_pandas
+
+        return from_pandas(name, frame)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return the table that :meth:`from_pandas` was given.
+
+        Raises
+        ------
+        DataFormatError
+            It was not made so.
+        """
+        from ssdag.client.pandas_form import to_pandas
+
+        return to_pandas(self)
 
     # -- SmartRedis's names ----------------------------------------------------------
 

@@ -10,7 +10,9 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import xarray as xr
 
 from ssdag.client import Client, Dataset, dataset_reading, dataset_writing
 from ssdag.client.transactions import Watch
@@ -270,3 +272,15 @@ def test_out_of_memory(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
             client.redis.config_set("maxmemory", 1 << 30)
     same(client.get_dataset("d"), example())
     assert len(client.redis.keys()) == 1 + len(example())
+
+
+def test_tables_and_fields(client: Client) -> None:
+    """Datasets of pandas and xarray come back from the server as they were."""
+    frame = pd.DataFrame({"x": [1.5, None], "city": ["Ulm", None], "n": [1, 2]})
+    client.put_dataset(Dataset.from_pandas("t", frame))
+    pd.testing.assert_frame_equal(client.get_dataset("t").to_pandas(), frame)
+    client.put_dataset(Dataset.from_pandas("t", frame[:0]))
+    pd.testing.assert_frame_equal(client.get_dataset("t").to_pandas(), frame[:0])
+    grid = xr.Dataset({"u": (("t", "x"), np.eye(3))}, {"x": [1, 2, 3]}, {"title": "ß"})
+    client.put_dataset(Dataset.from_xarray("f", grid))
+    xr.testing.assert_identical(client.get_dataset("f").to_xarray(), grid)
