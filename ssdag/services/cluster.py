@@ -104,6 +104,20 @@ def form(
     _until(lambda: _whole(servers, len(servers), login), deadline, stopping)
 
 
+def let_copy(server: Address, login: Login) -> None:
+    """Tell a server how to log in at the one that it is, or will be, a copy of.
+
+    Raises
+    ------
+    ServiceStartError
+        It does not answer.
+    """
+    lines = [[b"CONFIG", b"SET", b"masterauth", login.password.encode()]]
+    if login.user != "default":
+        lines.append([b"CONFIG", b"SET", b"masteruser", login.user.encode()])
+    _all(ask([server], lines, login, _ASK_S))
+
+
 def rejoin(
     servers: Sequence[Address], login: Login, timeout_s: float, stopping: threading.Event
 ) -> None:

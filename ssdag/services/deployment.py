@@ -29,6 +29,10 @@ _STORING_S = 60.0
 
 _MOST_STARTERS = 32
 
+#: A cluster may take so many times as long as a server to be ready: its nodes tell each
+#: other of the slots by chance meetings.
+_FORMING = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -191,7 +195,7 @@ class Deployment:
                     [_tcp(m) for m in self.members],
                     self.plan.shards,
                     self.plan.login,
-                    self.plan.start_timeout_s,
+                    _FORMING * self.plan.start_timeout_s,
                     self._stopping,
                 )
         except BaseException:
@@ -214,7 +218,13 @@ class Deployment:
     def _start_member(self, member: Member) -> None:
         if self._stopping.is_set():
             raise ServiceStartError(f"{member.request.name} was stopped while it started")
-        member.server = member.place.start(member.request)
+        self._place(member, member.request)
+
+    def _place(self, member: Member, request: ServerRequest) -> None:
+        member.server = member.place.start(request)
+        if self.plan.replicas:
+            # By a command and not in the file, which holds no password.
+            cluster.let_copy(member.address, self.plan.login)
 
     def _supervise(self, member: Member, on_end: EndCallback) -> None:
         server = member.server
@@ -242,13 +252,13 @@ class Deployment:
             old = member.server
             assert old is not None
             again = dataclasses.replace(member.request, port=old.port, folder=old.folder)
-            member.server = member.place.start(again)
+            self._place(member, again)
             self._supervise(member, on_end)
         if self.clustered:
             cluster.rejoin(
                 [m.address for m in dead],
                 self.plan.login,
-                self.plan.start_timeout_s,
+                _FORMING * self.plan.start_timeout_s,
                 self._stopping,
             )
 
@@ -280,28 +290,28 @@ class Deployment:
     # -- end ---------------------------------------------------------------------------
 
     def end(self, *, store: bool) -> None:
-        """End all servers; they have stored their data before if they shall."""
-        started = [m for m in self.members if m.server is not None]
-        if len(started) == 1:
-            self._end_member(started[0], store)
-            return
-        if started:
-            with ThreadPoolExecutor(min(len(started), _MOST_STARTERS), "ssdag-end-shard") as enders:
-                list(enders.map(lambda m: self._end_member(m, store), started))
+        """End all servers; they have stored their data before if they shall.
 
-    def _end_member(self, member: Member, store: bool) -> None:
-        server = member.server
-        assert server is not None
-        grace_s = 0.0
-        if store and self.plan.options.persistence and server.running():
-            how = b"SAVE" if self.plan.options.persistence == "rdb" else b"NOSAVE"
-            try:
-                tell(member.address, [b"SHUTDOWN", how], self.plan.login, 1.0)
-                grace_s = _STORING_S
-            except StoreError as error:
-                _log.warning("%s cannot be asked to store its data: %s", member.request.name, error)
-        server.end(grace_s)
-        server.clear()
+        Without threads of its own: it may be called as the interpreter ends.
+        """
+        started = [(m, m.server) for m in self.members if m.server is not None]
+        grace_s = {m: self._ask_to_store(m) if store else 0.0 for m, _ in started}
+        for member, server in started:
+            server.end(grace_s[member])
+            server.clear()
+
+    def _ask_to_store(self, member: Member) -> float:
+        """Ask a server to store its data and end; return how long it may take."""
+        stored = self.plan.options.persistence
+        if not stored or not member.alive:
+            return 0.0
+        how = b"SAVE" if stored == "rdb" else b"NOSAVE"  # the other one is always stored
+        try:
+            tell(member.address, [b"SHUTDOWN", how], self.plan.login, 1.0)
+        except StoreError as error:
+            _log.warning("%s cannot be asked to store its data: %s", member.request.name, error)
+            return 0.0
+        return _STORING_S
 
     def close(self) -> None:
         """Let the places go."""
@@ -329,7 +339,8 @@ def _members(plan: Plan, places: Sequence[Place], folder: Path) -> list[Member]:
             taken[at] = taken.get(at, 0) + 1
         own: str | None = None
         if plan.folder is not None or isinstance(place, LocalPlace):
-            own = str(folder if count == 1 else folder / str(index))
+            alone = count == 1 and plan.folder is None
+            own = str(folder if alone else folder / str(index))
         request = ServerRequest(
             name=plan.name if count == 1 else f"{plan.name} shard {index}",
             lines=plan.options.lines(plan.password, shards=plan.shards, replicas=plan.replicas),

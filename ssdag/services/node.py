@@ -134,7 +134,7 @@ class ServiceNode(ABC):
             self._begin()
         # A time limit, because a wait without one is refused where a task waits for a task.
         error = self._ready.exception(timeout=3600)
-        if error is None:
+        if error is None and self._state.final:
             error = self._error
         if error is not None:
             raise error
@@ -171,12 +171,13 @@ class ServiceNode(ABC):
         """Ask it how it is; blocks for a second at most."""
         state = self._state
         if state in (_S.READY, _S.DEGRADED):
+            trouble = self._error
             try:
                 facts = self._probe()
             except SsdagError as error:
-                return Health(self._state, False, str(error))
+                return Health(self._state, False, str(trouble or error))
             facts["uptime_s"] = time.monotonic() - self._started_s
-            return Health(self._state, True, "ready", facts)
+            return Health(self._state, trouble is None, str(trouble or "ready"), facts)
         return Health(state, False, str(self._error) if self._error else state.name.lower())
 
     def __ssdag_future__(self) -> Future[Any]:

@@ -156,7 +156,13 @@ class StoreService(DataFutures):
         served = deployment is not None and deployment.fail_over(member)
         with self._work:
             deployment = self._deployment
-            if self._stopping.is_set() or member.server is not server or deployment is None:
+            if self._stopping.is_set() or deployment is None:
+                return
+            again = member.server is not server  # it came back together with another one
+            if not served:
+                slots = slots_of(member.shard, self._plan.shards)
+                self._losses.append(Loss(time.time(), member.shard, slots, again, reason))
+            if again:
                 return
             what = self._what_is_lost(member, was_primary, served)
             error: SsdagError = StoreError(
@@ -165,9 +171,6 @@ class StoreService(DataFutures):
             )
             if not self._degrade(error):
                 return
-            if not served:
-                slots = slots_of(member.shard, self._plan.shards)
-                self._losses.append(Loss(time.time(), member.shard, slots, False, reason))
             if self._asks(error):
                 _log.warning("%s; starting it again", error)
                 try:
@@ -175,10 +178,7 @@ class StoreService(DataFutures):
                 except SsdagError as failure:
                     error = failure
                 else:
-                    self._losses = [
-                        replace(loss, restarted=True) if loss.shard == member.shard else loss
-                        for loss in self._losses
-                    ]
+                    self._losses = [replace(loss, restarted=True) for loss in self._losses]
                     self._recover()
                     return
             if any(m.alive for m in deployment.primaries()):
@@ -208,7 +208,7 @@ class StoreService(DataFutures):
         deployment = self._deployment
         if deployment is None:
             raise StoreError(f"{self.name!r} has no servers")
-        members = [m for m in deployment.members if m.server is not None]
+        members = [m for m in deployment.members if m.alive]
         answers = ask([m.address for m in members], [[b"INFO"]], self._plan.login, _PROBE_S)
         facts: list[dict[str, Any]] = []
         for member, answer in zip(members, answers, strict=True):
