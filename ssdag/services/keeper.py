@@ -12,7 +12,7 @@ Orders, each for the keeper whose rank is in ``to``, or for all if there is none
 ========  ===================================  ==========================================
 (none)                                         ``hello``: facts about the node
 look      paths: {path: sha256}                ``looked``: paths that are not seen here
-start     id, request, cpus, folder, password  ``started`` with facts, or ``failed``
+start     id, request, cpus, folder            ``started`` with facts, or ``failed``
 end       id, grace_s                          ``ended``, as if it had ended by itself
 log       id                                   ``log``, ``text``: the last lines
 clear     id                                   ``cleared``: its files are removed
@@ -39,7 +39,6 @@ if __name__ == "__main__":  # as a file, where ssdag need not be installed
     sys.exit(import_module("ssdag.services.keeper").main())
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import queue
@@ -48,13 +47,12 @@ import signal
 import socket
 import tempfile
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssdag.errors import ServiceStartError, SsdagError
 from ssdag.launchers.world import RANK_VARIABLES
-from ssdag.services.folder import write_private
-from ssdag.services.node_facts import addresses_here, choose_cores, machine, node_name
+from ssdag.services.beside import bind, make_folder, prepared
+from ssdag.services.node_facts import addresses_here, machine, node_name
 from ssdag.services.places import LocalPlace, ServerRequest
 from ssdag.wire import guard
 
@@ -192,6 +190,15 @@ class Keeper:
             kept.clear()
             self._kept.pop(name, None)
 
+    def _is_left(self, folder: str | None) -> bool:
+        """Return whether a folder was made by a keeper that is gone; ours are in use."""
+        if folder is None:
+            return False
+        parent, name = os.path.split(folder)
+        known = [k.folder or (k.server and k.server.folder) for k in self._kept.values()]
+        made = parent == tempfile.gettempdir() and name.startswith("ssdag-")
+        return made and folder not in known
+
     # -- orders ----------------------------------------------------------------------
 
     def _look(self, order: dict[str, Any]) -> None:
@@ -212,15 +219,16 @@ class Keeper:
         try:
             request = kept.request
             if order.get("folder"):
-                kept.folder = _make_folder(order["folder"])
-                request = dataclasses.replace(request, folder=kept.folder)
-                write_private(Path(kept.folder, "password"), order["password"] + "\n")
-            elif request.folder and _is_temporary(request.folder):
+                kept.folder = make_folder(order["folder"])
+                request = prepared(request, kept.folder)
+            elif self._is_left(request.folder):
                 # That of a server before it, which is gone with the keeper before us.
+                assert request.folder is not None
                 kept.folder = request.folder
                 guard.path(request.folder)
-            # Of this thread alone, and of what it starts.
-            os.sched_setaffinity(0, choose_cores(order.get("cpus"), os.sched_getaffinity(0)))
+                os.makedirs(request.folder, 0o700, exist_ok=True)
+                request = prepared(request, request.folder)
+            bind(order.get("cpus"))
             server = self._place.start(request)
         except (SsdagError, OSError, ValueError) as error:
             kept.clear()
@@ -256,30 +264,6 @@ class Keeper:
         if kept is not None:
             kept.clear()
         self.say(cleared=order["id"])
-
-
-def _make_folder(name: str) -> str:
-    """Make a private folder of a given name, the same on all nodes where that is possible.
-
-    Nodes that share their temporary folder (virtual ones do) get folders side by side.
-    """
-    base = os.path.join(tempfile.gettempdir(), name)
-    for path in (base, f"{base}-{node_name()}"):
-        guard.path(path)
-        try:
-            os.mkdir(path, 0o700)
-        except FileExistsError:
-            guard.release_path(path)
-        else:
-            return path
-    raise OSError(f"{base}: there is such a folder")
-
-
-def _is_temporary(path: str) -> bool:
-    """Return whether a folder would be a private temporary one of ours, and is not there."""
-    parent, name = os.path.split(path)
-    ours = parent == tempfile.gettempdir() and name.startswith("ssdag-")
-    return ours and not os.path.exists(path)
 
 
 def _digest(path: str) -> str | None:

@@ -142,7 +142,7 @@ def open_places(
 
 
 def find_places(
-    nodes: int,
+    nodes: int | None,
     *,
     hosts: Sequence[str] | None = None,
     launcher: Launcher | str | None = "auto",
@@ -156,8 +156,8 @@ def find_places(
 
     Parameters
     ----------
-    nodes : int
-        How many nodes, if there are so many.
+    nodes : int or None
+        How many nodes, if there are so many; None for all.
     hosts : sequence of str, optional
         Which; by default the last ones.
     launcher : Launcher or str, optional
@@ -184,7 +184,7 @@ def find_places(
             f"hosts={list(hosts or ())!r}: this process is in no allocation; name what starts "
             "servers there by launcher="
         )
-    chosen = choose_hosts(min(nodes, len(there)) if there else nodes, hosts, there)
+    chosen = choose_hosts(min(nodes or len(there), len(there)), hosts, there)
     if launcher in (None, "auto"):
         assert provider is not None
         launcher = provider.launcher()

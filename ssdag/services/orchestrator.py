@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from ssdag.client.address import ENV_ADDRESS, ENV_PASSWORD_FILE
 from ssdag.errors import ConfigError
@@ -19,6 +19,7 @@ from ssdag.states import ServiceState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Self
 
     from ssdag.launchers import Launcher
     from ssdag.services.node import RestartPolicy
@@ -93,6 +94,14 @@ class Orchestrator(StoreService):
     single_cmd : bool
         Start all by one launch, where the launcher sends its input to all ranks; by
         default one for each node, so that the loss of a node leaves the others.
+    colocated : bool
+        A server on each node of the allocation, for the tasks of that node, which reach it
+        by a unix socket of their node, or with `port` by loopback; elsewhere one here. A
+        task gets a client of its own node's server; nodes share no data. Servers live as
+        long as the orchestrator, whatever becomes of tasks.
+    cpus : int or sequence of int, optional
+        Cores of each node to which a colocated server is bound: so many, the last of those
+        that the allocation has there, or these.
     places : sequence of Place, optional
         Where the servers run, in place of the above.
 
@@ -101,6 +110,14 @@ class Orchestrator(StoreService):
     ConfigError
         An option has no possible value.
     """
+
+    def __new__(cls, *args: Any, colocated: bool = False, **options: Any) -> Self:
+        """Return an orchestrator of the kind that is asked for."""
+        if not colocated or cls is not Orchestrator:
+            return super().__new__(cls)
+        from ssdag.services.colocated import ColocatedOrchestrator
+
+        return cast("Self", super().__new__(ColocatedOrchestrator))
 
     def __init__(
         self,
@@ -126,6 +143,8 @@ class Orchestrator(StoreService):
         hosts: Sequence[str] | None = None,
         launcher: Launcher | str | None = "auto",
         single_cmd: bool = False,
+        colocated: bool = False,
+        cpus: int | Sequence[int] | None = None,
         places: Sequence[Place] | None = None,
     ) -> None:
         if not isinstance(nodes, int) or nodes < 1 or nodes == 2:
@@ -136,6 +155,8 @@ class Orchestrator(StoreService):
             raise ConfigError(f"replicas={replicas!r}: a number from 0; only a cluster has copies")
         if not re.fullmatch(r"\w*", identifier, re.ASCII):
             raise ConfigError(f"identifier={identifier!r}: letters, digits and _ only")
+        if cpus is not None and not colocated:
+            raise ConfigError(f"cpus={cpus!r}: only a colocated server is bound to cores")
         servers = nodes * (1 + replicas)
         _check_ways(nodes, servers, port, unix_socket)
         plan = Plan(

@@ -255,7 +255,7 @@ class RemotePlace(Place):
                 self.launch.let_go()
             self.launch.send(
                 {"to": self._rank, "do": "start", "id": name, "request": request.plain(),
-                 "cpus": cpus, "folder": folder_name, "password": request.password}
+                 "cpus": cpus, "folder": folder_name}
             )  # fmt: skip
             if not server.wait_started(request.start_timeout_s + _SLACK_S):
                 server.end(0.0)

@@ -192,7 +192,7 @@ def test_an_end_in_the_middle_of_a_start_leaves_nothing(
     """The keepers' input ends while a server that never gets ready is awaited."""
     (place,) = open_on("n2")
     place.keeper.launch.send(
-        {"do": "start", "id": "x", "cpus": None, "folder": None, "password": "",
+        {"do": "start", "id": "x", "cpus": None, "folder": None,
          "request": request_of(lines=("requirepass other",), start_timeout_s=1.5).plain()}
     )  # fmt: skip
     place.close()

@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The colocated orchestrator: a server on each node, for the tasks of that node."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import secrets
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssdag.client.address import Address
+from ssdag.errors import ConfigError, ServiceStartError, SsdagError, StoreError, UnsupportedError
+from ssdag.services.admin import ask, info
+from ssdag.services.beside import PASSWORD, bind, prepared
+from ssdag.services.colocated_client import ColocatedReference
+from ssdag.services.folder import remove_folder, temporary_folder
+from ssdag.services.network import LOOPBACK
+from ssdag.services.node_facts import node_name
+from ssdag.services.on_nodes import find_places
+from ssdag.services.orchestrator import Orchestrator
+from ssdag.services.places import ServerRequest
+from ssdag.services.remote import NodePlace
+from ssdag.services.server import how_ended
+from ssdag.services.store_service import Loss
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ssdag.client.client import Client
+    from ssdag.services.places import Place, PlacedServer
+
+_log = logging.getLogger("ssdag")
+
+_PROBE_S = 0.5
+_MOST_STARTERS = 32
+_ALL_SLOTS = (0, 16383)
+#: What a server beside tasks cannot have, and why.
+_NOT_HERE = {
+    "nodes": "there is one server on each node of the allocation; hosts= chooses nodes",
+    "replicas": "each node's data are its own",
+    "interface": "only the tasks of its node reach a server",
+    "folder": "servers keep their data in the memory of their nodes",
+    "persistence": "servers keep their data in the memory of their nodes",
+}
+
+
+class Beside:
+    """A server on a node, and what it needs to come back.
+
+    Parameters
+    ----------
+    place : Place
+        Its node.
+    request : ServerRequest
+        What shall run there.
+    cpus : int or sequence of int, optional
+        Cores that it is bound to.
+    secret : bool
+        Whether clients need the password.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        request: ServerRequest,
+        cpus: int | Sequence[int] | None,
+        *,
+        secret: bool,
+    ) -> None:
+        self.place = place
+        self.node = place.hostname if isinstance(place, NodePlace) else node_name()
+        self.server: PlacedServer | None = None
+        self._request = request
+        self._cpus = cpus
+        self._secret = secret
+
+    def start(self, folder_name: str) -> None:
+        """Start it for the first time, in a thread that nobody else needs.
+
+        Raises
+        ------
+        ServiceStartError
+            It did not start; nothing is left behind.
+        """
+        if isinstance(self.place, NodePlace):
+            self.server = self.place.start(self._request, cpus=self._cpus, folder_name=folder_name)
+            return
+        folder = temporary_folder(outlives=False)
+        try:
+            self._start_here(prepared(self._request, str(folder)))
+        except BaseException:
+            remove_folder(folder)
+            raise
+
+    def _start_here(self, request: ServerRequest) -> None:
+        try:
+            bind(self._cpus)
+        except ValueError as error:
+            raise ServiceStartError(f"{request.name}: {error}") from error
+        self.server = self.place.start(request)
+
+    def restart(self) -> None:
+        """Start it again where it was, in a thread that nobody else needs."""
+        old = self.server
+        assert old is not None
+        request = dataclasses.replace(self._request, port=old.port, folder=old.folder)
+        if isinstance(self.place, NodePlace):
+            self.server = self.place.start(request, cpus=self._cpus)
+        else:
+            self._start_here(request)
+
+    def end(self) -> None:
+        """End it and remove what it left."""
+        if self.server is None:
+            return
+        self.server.end(0.0)
+        self.server.clear()
+        if not isinstance(self.place, NodePlace):
+            remove_folder(Path(self.server.folder))
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self.server is not None and self.server.running()
+
+    @property
+    def ways(self) -> tuple[str, str, str | None]:
+        """Its node, its address there, and its password file there."""
+        server = self.server
+        assert server is not None
+        address = f"unix://{server.socket}" if server.socket else server.address
+        return self.node, address, f"{server.folder}/{PASSWORD}" if self._secret else None
+
+
+class ColocatedOrchestrator(Orchestrator):
+    """What ``Orchestrator(colocated=True)`` makes; see there.
+
+    It has a server on each node of the allocation that we are in; elsewhere one here.
+    """
+
+    def __init__(
+        self,
+        *,
+        colocated: bool = True,
+        cpus: int | Sequence[int] | None = None,
+        **options: Any,
+    ) -> None:
+        for name, why in _NOT_HERE.items():
+            if name in options:
+                raise ConfigError(f"colocated=True takes no {name}: {why}")
+        super().__init__(**options)
+        if not (cpus is None or (isinstance(cpus, int) and cpus > 0)):
+            try:
+                cpus = tuple(int(core) for core in cpus)  # type: ignore[union-attr]
+            except (TypeError, ValueError):
+                cpus = ()
+            if not cpus:
+                raise ConfigError(f"cpus={cpus!r}: a number above 0, or a list of cores")
+        self._cpus = cpus
+        self._beside: list[Beside] = []
+        self._reference: ColocatedReference | None = None
+        self._find = partial(find_places, None, **self._find.keywords)
+
+    # -- for users -------------------------------------------------------------------
+
+    def client(self) -> Client:
+        """Return this process's client of the server on its own node.
+
+        Where the driver's node has none, its calls raise StoreError.
+        """
+        self.start()
+        assert self._reference is not None
+        return self._reference.resolve()
+
+    def environment(self) -> dict[str, str]:
+        """Return what a simulation needs so that ``Client()`` reaches its node's server.
+
+        Raises
+        ------
+        UnsupportedError
+            The servers have not the same address on all nodes, since nodes share their
+            temporary folder, or `port` was left out where `unix_socket` is False.
+        """
+        self.start()
+        assert self._reference is not None
+        if len({ways[1:] for ways in self._reference.servers}) > 1:
+            raise UnsupportedError(
+                f"{self.name!r} has not the same address on all nodes: pass it to apps, which "
+                "find the server of their node, or give port="
+            )
+        return super().environment()
+
+    def _lost(self) -> SsdagError | None:
+        """Return why nobody can wait for data from here, None where that is possible."""
+        lost = super()._lost()
+        reference = self._reference
+        if lost is not None or reference is None:
+            return lost
+        if len(reference.servers) > 1 or reference.here() is None:
+            return UnsupportedError(
+                f"{self.name!r} is colocated on {len(reference.servers)} nodes, whose data only "
+                "their own tasks can reach: wait inside a task (db.wait_tensor), or use an "
+                "orchestrator that is not colocated"
+            )
+        return None
+
+    # -- life ------------------------------------------------------------------------
+
+    def _servers(self) -> list[PlacedServer]:
+        return [beside.server for beside in self._beside if beside.server is not None]
+
+    def _here(self) -> tuple[str, str, str | None]:
+        """Return the ways to this node's server, or if there is none to the first one."""
+        reference = self._reference
+        assert reference is not None
+        name = node_name()
+        return next((w for w in reference.servers if w[0] == name), reference.servers[0])
+
+    def _address(self) -> str:
+        return self._here()[1]
+
+    def _password_file(self) -> str | None:
+        return self._here()[2]
+
+    def _start(self) -> Any:
+        plan = self._plan
+        places = self._open_places()
+        socket = plan.unix_socket if plan.unix_socket is not None else plan.port in (None, 0)
+        request = ServerRequest(
+            name=plan.name,
+            lines=plan.options.lines(plan.password, shards=1, replicas=0),
+            user=plan.login.user,
+            password=plan.password,
+            program=plan.program,
+            interface=LOOPBACK,
+            port=0 if plan.port is None and socket else plan.port,
+            unix_socket=socket,
+            start_timeout_s=plan.start_timeout_s,
+        )
+        secret = not plan.options.open_access
+        self._beside = [Beside(place, request, self._cpus, secret=secret) for place in places]
+        name = f"ssdag-{secrets.token_hex(4)}"
+        try:
+            self._each(lambda beside: beside.start(name))
+        except BaseException:
+            self._end_all()
+            raise
+        for beside in self._beside:
+            self._supervise(beside)
+        ways = tuple(beside.ways for beside in self._beside)
+        self._reference = ColocatedReference(self.name, ways)
+        return self._reference
+
+    def _each(self, do: Callable[[Beside], None]) -> None:
+        """Do something for all servers at once, in threads that end with it."""
+        if not self._beside:
+            return
+        with ThreadPoolExecutor(min(len(self._beside), _MOST_STARTERS), "ssdag-beside") as pool:
+            done = [pool.submit(do, beside) for beside in self._beside]
+        for each in done:
+            each.result()
+
+    def _supervise(self, beside: Beside) -> None:
+        server = beside.server
+        assert server is not None
+
+        def watch() -> None:
+            code = server.wait()
+            if not self._stopping.is_set():
+                self._server_gone(beside, server, code)
+
+        threading.Thread(target=watch, name=f"ssdag-{self.name}-{beside.node}", daemon=True).start()
+
+    def _server_gone(self, beside: Beside, server: PlacedServer, code: int | None) -> None:
+        """A server has ended by itself; called by the thread that watched it."""
+        tail = server.log_tail() or "(none)"
+        server.end(0.0)
+        with self._work:
+            if self._stopping.is_set() or beside.server is not server:
+                return
+            reason = how_ended(code)
+            error: SsdagError = StoreError(
+                f"the server of {self.name!r} on {beside.node} has died ({reason}), and its data "
+                f"are lost; its last words:\n{tail}"
+            )
+            if not self._degrade(error):
+                return
+            restarted = False
+            if self._asks(error):
+                _log.warning("%s; starting it again", error)
+                try:
+                    _alone(beside.restart)
+                    restarted = True
+                except SsdagError as failure:
+                    error = failure
+            index = self._beside.index(beside)
+            self._losses.append(Loss(time.time(), index, _ALL_SLOTS, restarted, reason))
+            if restarted:
+                self._supervise(beside)
+                if all(other.alive for other in self._beside):
+                    self._recover()
+                return
+            if any(other.alive for other in self._beside):
+                _log.error("%s", error)
+                with self._lock:
+                    self._error = error
+                return
+            self._give_up(error)
+        self._leave_scope()
+
+    def _stop(self, error: SsdagError) -> None:
+        reference, self._reference = self._reference, None
+        self._end_all()
+        if reference is not None:
+            self._fail_futures(reference.resolve(), error)
+            reference.forget()
+
+    def _end_all(self) -> None:
+        self._each(Beside.end)
+        for beside in self._beside:
+            beside.place.close()
+
+    def _probe(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {
+            "servers": [
+                {"node": b.node, "pid": b.server.pid if b.server else 0, "alive": b.alive}
+                for b in self._beside
+            ]
+        }
+        here = next((b for b in self._beside if b.node == node_name() and b.alive), None)
+        if here is not None and here.server is not None:
+            where = Address.parse(here.ways[1])
+            (answer,) = ask([where], [[b"INFO"]], self._plan.login, _PROBE_S)
+            if isinstance(answer, SsdagError):
+                raise StoreError(f"{self.name!r}: {answer}") from answer
+            said = info(answer[0])
+            facts["address"] = here.ways[1]
+            facts["memory_bytes"] = int(said.get("used_memory", 0))
+            facts["clients"] = int(said.get("connected_clients", 0))
+        return facts
+
+
+def _alone(do: Callable[[], None]) -> None:
+    """Do something in a thread of its own, whose cores may be changed."""
+    with ThreadPoolExecutor(1, "ssdag-beside") as pool:
+        pool.submit(do).result()
