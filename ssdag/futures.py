@@ -2,8 +2,8 @@
 """Lean futures that are ``concurrent.futures.Future``.
 
 ``concurrent.futures.wait``, ``as_completed`` and ``asyncio.wrap_future`` work on them
-as on any other. They differ in cost only: no instance dictionary, no condition
-variable until somebody waits.
+as on any other, and ``await`` works on them as they are. They differ in cost only: no
+instance dictionary, no condition variable until somebody waits.
 
 Lock order. :data:`LOCK` guards the state of every future and of every engine; it is
 also the lock under which a condition is made. The order is condition, then LOCK,
@@ -16,6 +16,7 @@ conditions, and would return early.
 from __future__ import annotations
 
 import concurrent.futures as cf
+import contextlib
 import logging
 import os
 import threading
@@ -27,7 +28,7 @@ from ssdag.errors import SerializationError, WouldDeadlockError
 from ssdag.references import Reference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
 T = TypeVar("T")
 _log = logging.getLogger("ssdag")
@@ -228,6 +229,35 @@ class Future(cf.Future[T], Generic[T]):
             fn(self)
         except (Exception, SystemExit):  # user code, perhaps in a thread that serves all
             _log.exception("a done callback of %s raised", type(self).__name__)
+
+    def __await__(self) -> Generator[Any, None, T]:
+        """``await future`` in an asyncio coroutine: the value, without blocking the loop.
+
+        What must be fetched is fetched in a thread. A coroutine that is cancelled while
+        it awaits leaves the future alone, unlike ``asyncio.wrap_future``.
+        """
+        return self._in_loop().__await__()
+
+    async def _in_loop(self) -> T:
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        if not self.done():
+            woken = loop.create_future()
+
+            def settle() -> None:
+                if not woken.done():
+                    woken.set_result(None)
+
+            def wake(_: object) -> None:
+                with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                    loop.call_soon_threadsafe(settle)
+
+            self.add_done_callback(wake)
+            await woken
+        if isinstance(self._result, Reference):
+            return await loop.run_in_executor(None, self.result)
+        return self.result()
 
     # -- completing ------------------------------------------------------------------
 
