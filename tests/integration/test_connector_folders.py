@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 import pickle
@@ -45,6 +46,15 @@ def inode(connector: DirectoryConnector, key: str) -> int:
     return os.stat(os.path.join(connector.path, key)).st_ino
 
 
+def is_locked(path: str) -> bool:
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
 @contextmanager
 def files_at_most(size: int) -> Iterator[None]:
     """Have the kernel refuse to write larger files, as a full disk would."""
@@ -79,7 +89,7 @@ def test_what_a_killed_writer_has_begun_is_swept_away(folder: DirectoryConnector
     while True:
         os.kill(writer.pid, signal.SIGSTOP)
         os.waitpid(writer.pid, os.WUNTRACED)
-        if os.listdir(parts):
+        if any(is_locked(os.path.join(parts, name)) for name in os.listdir(parts)):
             break
         os.kill(writer.pid, signal.SIGCONT)  # it was between two values
     DirectoryConnector(folder.path)
