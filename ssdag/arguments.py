@@ -159,6 +159,30 @@ def localize(
     return local, kwargs
 
 
+def change(value: Any, function: Callable[[Any], Any]) -> Any:
+    """Return `value` with `function` applied to all that is in it but containers.
+
+    Containers in which nothing changes are the same objects. Changed members of sets are
+    hashed, which may run user code.
+    """
+    kind = _KINDS.get(type(value))
+    if kind is None:
+        kind = _kind(type(value))
+    if kind < _LIST:
+        return function(value)
+    return _rebuild(value, kind, lambda item: change(item, function))
+
+
+def change_all(
+    args: tuple[Any, ...], kwargs: dict[str, Any] | None, function: Callable[[Any], Any]
+) -> tuple[tuple[Any, ...], dict[str, Any] | None]:
+    """Return arguments with :func:`change` applied to each."""
+    changed = tuple([change(arg, function) for arg in args])
+    if kwargs:
+        kwargs = {name: change(arg, function) for name, arg in kwargs.items()}
+    return changed, kwargs
+
+
 def _resolve(value: Any) -> Any:
     kind = _KINDS.get(type(value))
     if kind is None:

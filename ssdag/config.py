@@ -49,6 +49,12 @@ class Config:
     staging : sequence of Staging, optional
         What moves files for tasks (:mod:`ssdag.apps.staging`), before those that are found
         by themselves.
+    store : Connector, Orchestrator, str or path, optional
+        Where large results and arguments go that do not fit through memory of this
+        machine: they then travel by name, past the driver. A text is the address of a
+        server, or a folder that all workers see. None: they go by the driver.
+    by_reference_bytes : int, optional
+        Values of this many bytes or more go there; the default is 256 KiB.
 
     Raises
     ------
@@ -64,6 +70,8 @@ class Config:
     max_pending: int | None = None
     listeners: Sequence[Any] = field(default=())
     staging: Sequence[Any] = field(default=())
+    store: Any = None
+    by_reference_bytes: int = 1 << 18
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "executors", _listed("executors", self.executors))
@@ -94,6 +102,10 @@ class Config:
         check_seconds("retry_backoff_s", self.retry_backoff_s)
         if self.checkpoint is not None and not isinstance(self.checkpoint, (str, os.PathLike)):
             raise ConfigError(f"checkpoint={self.checkpoint!r}: a path is needed")
+        check_store(self.store)
+        size = self.by_reference_bytes
+        if isinstance(size, bool) or not isinstance(size, int) or size < 4096:
+            raise ConfigError(f"by_reference_bytes={size!r}: an int of at least 4096 is needed")
         limit = self.max_pending
         if limit is not None and (
             isinstance(limit, bool) or not isinstance(limit, int) or limit < 1
@@ -151,6 +163,20 @@ class Config:
             return cls(**content)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
+
+
+def check_store(store: Any) -> None:
+    """Raise ConfigError for what is surely no store; None means there is none."""
+    if store is None or (isinstance(store, (str, os.PathLike)) and os.fspath(store)):
+        return
+    methods = ("read", "write", "delete"), ("client",), ("put_tensor",)
+    if isinstance(store, type) or not any(
+        all(callable(getattr(store, name, None)) for name in names) for names in methods
+    ):
+        raise ConfigError(
+            f"store={store!r}: a connector, an Orchestrator, the address of a server or a "
+            "folder is needed"
+        )
 
 
 def _listed(name: str, value: Any) -> tuple[Any, ...]:

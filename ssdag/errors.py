@@ -29,6 +29,7 @@
     ├── LauncherError                        a launcher and an MPI library do not fit
     ├── DataError                            tensors, datasets
     │   ├── MissingDataError (KeyError)      no such tensor
+    │   │   └── LostValueError (transient)   a task's result is not where it was stored
     │   ├── DataFormatError (ValueError)     dtype, shape, order or name that cannot be stored
     │   └── DataTimeoutError (TimeoutError)  data did not come in time
     ├── StoreError             (transient)   the server cannot be reached or answers an error
@@ -423,6 +424,25 @@ class MissingDataError(DataError, KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
+
+
+class LostValueError(MissingDataError):
+    """A value that travels by reference is gone, or cannot be reached from here.
+
+    Attributes
+    ----------
+    key : str
+        Where it was stored.
+    in_body : bool
+        A lazy argument was used in the middle of a body.
+    """
+
+    transient = True
+
+    def __init__(self, message: str, *, key: str = "", in_body: bool = False) -> None:
+        super().__init__(message)
+        self.key = key
+        self.in_body = in_body
 
 
 class DataFormatError(DataError, ValueError):

@@ -9,11 +9,38 @@ passed to an app in place of a future.
 
 from __future__ import annotations
 
+import contextlib
+import weakref
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from concurrent.futures import Future
+
+#: Proxies of this worker that have not fetched their values, and how they do.
+UNRESOLVED: dict[int, tuple[weakref.ref[Any], Callable[[Any], Any]]] = {}
+
+
+def note_unresolved(proxy: Any, fetch: Callable[[Any], Any]) -> None:
+    """Note a proxy whose value must be fetched while its task holds it."""
+    place = id(proxy)
+    UNRESOLVED[place] = weakref.ref(proxy, lambda _: UNRESOLVED.pop(place, None)), fetch
+
+
+def fetch_unresolved() -> None:
+    """Fetch what living proxies stand for: their task ends, and the values may be freed.
+
+    What cannot be fetched says so when it is used.
+    """
+    while UNRESOLVED:
+        with contextlib.suppress(KeyError):  # the collector was quicker
+            reference, fetch = UNRESOLVED.popitem()[1]
+            proxy = reference()
+            if proxy is not None:
+                with contextlib.suppress(Exception):  # classes of the value load themselves
+                    fetch(proxy)
+                del proxy
 
 
 def resolve_here(reference: Reference) -> Any:

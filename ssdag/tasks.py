@@ -82,9 +82,31 @@ class AppSpec:
         Parameters that do not take part in the memo key.
     source : callable
         The user's function, whose code takes part in it; `func` unless given.
+    store : object
+        Where large values go: a connector or what one can be made of; None leaves it to
+        the engine, False forbids it.
+    lazy : bool
+        True if references arrive as proxies.
+    keeper : object
+        Set by the engine, in specs of its own: what looks after stored results.
+    indirect : bool
+        True if there is something to do before a task is handed over, or after its end.
     """
 
-    __slots__ = ("cache", "func", "ignore", "kind", "name", "options", "source", "source_digest")
+    __slots__ = (
+        "cache",
+        "func",
+        "ignore",
+        "indirect",
+        "keeper",
+        "kind",
+        "lazy",
+        "name",
+        "options",
+        "source",
+        "source_digest",
+        "store",
+    )
 
     def __init__(
         self,
@@ -96,6 +118,9 @@ class AppSpec:
         cache: bool = False,
         ignore: frozenset[str] = frozenset(),
         source: Callable[..., Any] | None = None,
+        store: Any = None,
+        lazy: bool = False,
+        keeper: Any = None,
     ) -> None:
         self.func = func
         self.source = source or func
@@ -105,6 +130,10 @@ class AppSpec:
         self.cache = cache
         self.ignore = ignore
         self.source_digest: bytes | None = None
+        self.store = store
+        self.lazy = lazy
+        self.keeper = keeper
+        self.indirect = cache or lazy or keeper is not None
 
 
 class Extras:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from ssdag.apps import mpi
 from ssdag.apps.bodies import IO, BashBody, PythonBody
-from ssdag.apps.spec import Signature, Special
+from ssdag.apps.spec import Signature, Special, values
 from ssdag.dataflow import session
 from ssdag.dataflow.retry import as_policy
 from ssdag.errors import AppDefinitionError, NestedCallError
@@ -69,6 +69,8 @@ class App(Generic[R]):
         if not isinstance(cache, bool):
             raise AppDefinitionError(f"cache={cache!r}: True or False is needed")
 
+        store, lazy = values(kind, options)
+
         def spec(body: Callable[..., Any]) -> AppSpec:
             return AppSpec(
                 body,
@@ -78,6 +80,8 @@ class App(Generic[R]):
                 cache=cache,
                 ignore=ignore | {IO},
                 source=func,
+                store=store,
+                lazy=lazy,
             )
 
         if kind == "bash":

@@ -28,6 +28,8 @@ _OPTIONS = (
     "resources",
     "priority",
     "after",
+    "store",
+    "lazy",
 )
 
 
@@ -58,6 +60,12 @@ def python_app(func: Any = None, /, **options: Any) -> Any:
         What it needs.
     priority : int, optional
         Higher runs sooner; the default is 0.
+    store : Connector, Orchestrator, str or path, optional
+        Where its large results and arguments go, instead of ``Config(store=...)``, also
+        where workers share memory with the driver; False sends them by the driver.
+    lazy : bool, optional
+        Arguments that travel by reference arrive as proxies, which are fetched when the
+        body first uses them.
     after : list of futures, optional
         Must end well before any task of the app begins. A call takes ``after=`` too,
         for itself alone.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ssdag.apps import staging
 from ssdag.apps.files import File
 from ssdag.apps.staging import places
+from ssdag.config import check_store
 from ssdag.errors import AppDefinitionError
 from ssdag.futures import DataFuture
 from ssdag.resources import check_walltime
@@ -144,6 +145,26 @@ def _keep_folder(file: File) -> None:
 def place_of(file: File) -> str:
     """Return the name of an output: its path here, or its URL."""
     return file.filepath if file.scheme == "file" or file.local_path else file.url
+
+
+def values(kind: str, options: dict[str, Any]) -> tuple[Any, bool]:
+    """Return an app's ``store=`` and ``lazy=``.
+
+    Raises
+    ------
+    AppDefinitionError
+        The kind of app has no use for them, or one is of a wrong type.
+    ConfigError
+        The store is surely none.
+    """
+    store, lazy = options.get("store"), options.get("lazy") or False
+    if kind != "python" and (store is not None or lazy):
+        raise AppDefinitionError(f"a {kind}_app has no store= and no lazy=: a python_app has")
+    if not isinstance(lazy, bool):
+        raise AppDefinitionError(f"lazy={lazy!r}: True or False is needed")
+    if store is not False:
+        check_store(store)
+    return store, lazy
 
 
 def _listed(outputs: Any) -> Sequence[Any]:

@@ -7,7 +7,7 @@ import time
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING
 
-from ssdag.errors import DependencyError
+from ssdag.errors import DependencyError, EngineClosedError
 from ssdag.monitoring.listeners import Event
 from ssdag.states import TaskState
 from ssdag.tasks import AppFuture, Outcome
@@ -56,3 +56,11 @@ def finish_outputs(outcome: Outcome) -> None:
             output._complete("FINISHED", None, outcome.error)
         else:
             output._complete("FINISHED", output.target, None)
+
+
+def unfinished(task: Task) -> Outcome:
+    """Make the outcome of a task that was open when the engine was closed."""
+    error = EngineClosedError(
+        f"the engine was closed before task {task.task_id} ({task.app.name}) was done"
+    )
+    return Outcome(task, error=error, state=TaskState.CANCELLED)

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 import ssdag.arguments as arguments
 from ssdag.config import Config
 from ssdag.dataflow import joining
+from ssdag.dataflow.cancelling import cancel_alone
+from ssdag.dataflow.ends import unfinished
 from ssdag.dataflow.filling import fill_arguments
 from ssdag.dataflow.ledger import Ledger
 from ssdag.dataflow.memoizing import Memoizing
 from ssdag.dataflow.placement import Placement, least_loaded
 from ssdag.dataflow.retrying import Retrying
+from ssdag.dataflow.values import Values
 from ssdag.errors import EngineClosedError, NestedCallError, SsdagError
 from ssdag.executors.local.executor import LocalExecutor
 from ssdag.executors.threads import ThreadExecutor
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     import networkx
 
     from ssdag.executors.base import Executor
+    from ssdag.futures import DataFuture
     from ssdag.monitoring.listeners import Listener
     from ssdag.tasks import Extras
 
@@ -75,15 +79,17 @@ class Engine:
             )
         self.config = config or Config()
         self.executors: tuple[Executor, ...] = tuple(self.config.executors) or (LocalExecutor(),)
-        #: Number of each app in the record, and its executor if only one can run it.
-        self._routes: dict[AppSpec, tuple[int, Executor | None]] = {}
+        #: Number of each app in the record, its executor if only one can run it, and the
+        #: app as it is run here.
+        self._routes: dict[AppSpec, tuple[int, Executor | None, AppSpec]] = {}
         self._by_func: dict[int, AppSpec] = {}
-        self._retrying = Retrying(self.config, self._hand_over_again)
+        self._retrying = Retrying(self.config, self.hand_over_again)
         self._placement = Placement(self.executors)
         self._internal = ThreadExecutor(_INTERNAL_THREADS, label="internal")
         self._scope = lifetime.Scope("the engine")
         self._closed = False
         self._memo = Memoizing(self.config.checkpoint)
+        self._values = Values(self, self.config.store, self.config.by_reference_bytes)
         started: list[Executor] = []
         try:
             self._internal.start(joining.JoinSink(self))
@@ -126,6 +132,25 @@ class Engine:
             self._by_func[id(func)] = spec
         return self.call(spec, args, kwargs)
 
+    def put(self, value: Any) -> DataFuture[Any]:
+        """Store a value once that many tasks will take; returns a future that is done.
+
+        With ``Config(store=...)`` a value of ``by_reference_bytes`` or more is written into
+        the store now (it blocks for that), and tasks that take the future fetch it where
+        they run. It is deleted when the future and all tasks that took it are gone. A
+        smaller value, and any without a store, stays in memory and travels by value.
+
+        Raises
+        ------
+        SerializationError
+            It cannot be pickled.
+        StoreError
+            The store has no room or cannot be reached.
+        """
+        if self._closed:
+            raise EngineClosedError("the engine is closed; load another one with ssdag.load()")
+        return self._values.put(value)
+
     def call(
         self,
         app: AppSpec,
@@ -156,12 +181,13 @@ class Engine:
         EngineClosedError, UnknownExecutorError, UnsupportedError
             It cannot be run; nothing was submitted.
         """
-        task = Task(app, args, kwargs or None, options or app.options, self)
-        task.extras = extras
         route = self._routes.get(app)
         if route is None:
             route = self._register(app)
-        index, task.executor = route
+        index, executor, app = route
+        task = Task(app, args, kwargs or None, options or app.options, self)
+        task.extras = extras
+        task.executor = executor
         if options is not None and app.kind not in _INTERNAL:
             found = self._placement.candidates(options, app.kind)
             task.executor = found[0] if len(found) == 1 else None
@@ -169,7 +195,7 @@ class Engine:
         future: AppFuture[Any] = AppFuture(task)
         if not futures and not waitables and not after:
             self._ledger.add(task, future, (), (), index)
-            if app.cache or task.executor is None:
+            if app.indirect or task.executor is None:
                 self._begin(task)
             else:
                 task.executor.submit(task)
@@ -208,8 +234,8 @@ class Engine:
 
     def _plain_tasks(self, app: AppSpec, chunk: Sequence[tuple[Any, ...]]) -> list[Task] | None:
         """Return tasks that can begin at once on one executor; None if some cannot."""
-        executor = (self._routes.get(app) or self._register(app))[1]
-        if executor is None or app.cache or self.config.max_pending is not None:
+        _, executor, app = self._routes.get(app) or self._register(app)
+        if executor is None or app.indirect or self.config.max_pending is not None:
             return None
         tasks = []
         for args in chunk:
@@ -221,8 +247,9 @@ class Engine:
             tasks.append(task)
         return tasks
 
-    def _register(self, app: AppSpec) -> tuple[int, Executor | None]:
+    def _register(self, app: AppSpec) -> tuple[int, Executor | None, AppSpec]:
         """Number an app for the record, and choose its executor if there is no choice."""
+        spec = self._values.spec(app)
         executor: Executor | None = self._internal
         if app.kind not in _INTERNAL:
             found = self._placement.candidates(app.options, app.kind)
@@ -230,7 +257,7 @@ class Engine:
         with LOCK:
             route = self._routes.get(app)
             if route is None:
-                route = self._routes[app] = self._ledger.history.app(app), executor
+                route = self._routes[app] = self._ledger.history.app(app), executor, spec
         return route
 
     def _begin(self, task: Task) -> None:
@@ -280,9 +307,12 @@ class Engine:
         if executor is None:
             found = self._placement.candidates(task.options, task.app.kind)
             executor = task.executor = least_loaded(found)
+        if task.app.indirect and not task.simple and self._values.prepares(task, executor):
+            return
         executor.submit(task)
 
-    def _hand_over_again(self, task: Task) -> None:
+    def hand_over_again(self, task: Task) -> None:
+        """Take a task to an executor that was ready before, and failed or was held up."""
         if len(self.executors) > 1 and task.executor is not self._internal:
             task.executor = None  # perhaps elsewhere this time
         self._hand_over(task)
@@ -300,10 +330,14 @@ class Engine:
         final = outcomes
         for outcome in outcomes:
             if outcome.error is not None:
-                if outcome.state is TaskState.FAILED and self._retrying.takes(outcome):
+                if outcome.state is TaskState.FAILED and (
+                    self._values.remaking.takes(outcome) or self._retrying.takes(outcome)
+                ):
                     final = [o for o in final if o is not outcome]
-            elif outcome.task.app.cache and outcome.state is TaskState.DONE:
-                self._memo.after(outcome)
+            elif outcome.task.app.indirect and outcome.state is TaskState.DONE:
+                self._values.arrived(outcome)
+                if outcome.task.app.cache:
+                    self._memo.after(outcome)
         ready = self._ledger.finish(final)
         for outcome in final:
             if outcome.task.app.cache:
@@ -341,28 +375,18 @@ class Engine:
 
     def cancel(self, task: Task) -> bool:
         """Cancel a task in any state; see :meth:`AppFuture.cancel`."""
-        parts = self._cancel_alone(task)
+        parts = cancel_alone(self, task)
         while parts:  # no recursion: joins may nest deeply
-            parts += self._cancel_alone(parts.pop())
+            parts += cancel_alone(self, parts.pop())
         return task.state == TaskState.CANCELLED
-
-    def _cancel_alone(self, task: Task) -> list[Task]:
-        """Cancel a task if that is possible; return the tasks that it joined."""
-        state = task.state
-        if state.final:
-            return []
-        parts = joining.own_parts(task) if state == TaskState.JOINING else []
-        began = state in (TaskState.LAUNCHED, TaskState.RUNNING)
-        if began and not task.executor.cancel(task):
-            return []
-        self.finished((Outcome(task, state=TaskState.CANCELLED),))
-        if not began and not task.waiting and task.executor is not None:
-            task.executor.cancel(task)  # it may have been launched meanwhile
-        return parts
 
     def lift(self, future: AppFuture[Any], kind: str, key: Any) -> AppFuture[Any]:
         """Return a future of an item or attribute of a future's result."""
         return self.call(joining.LIFTS[kind], (future, key))
+
+    def may_retry(self, options: Options) -> bool:
+        """Say whether failures of tasks with these options may be retried."""
+        return self._retrying.allows(options)
 
     # -- looking ---------------------------------------------------------------------
 
@@ -432,11 +456,11 @@ class Engine:
                 return
             self._closed = self._ledger.closed = True
             left = list(self._ledger.tasks.values())
-        ends = [_unfinished(task) for task in left]
-        self._ledger.finish(ends)
+        self._ledger.finish([unfinished(task) for task in left])
         self._retrying.close()
         for executor in (*self.executors, self._internal):
             executor.shutdown()
+        self._values.close()
         self._scope.close()
         lifetime.pop(self._scope)
         self._memo.close()
@@ -465,11 +489,3 @@ class Engine:
         labels = ", ".join(executor.label for executor in self.executors)
         state = "closed" if self._closed else f"{self.open_tasks} open tasks"
         return f"<Engine on {labels}: {state}>"
-
-
-def _unfinished(task: Task) -> Outcome:
-    """Make the outcome of a task that was open when the engine was closed."""
-    error = EngineClosedError(
-        f"the engine was closed before task {task.task_id} ({task.app.name}) was done"
-    )
-    return Outcome(task, error=error, state=TaskState.CANCELLED)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import ssdag.arguments as arguments
 from ssdag.errors import CycleError
+from ssdag.references import Reference
 from ssdag.states import TaskState
 from ssdag.tasks import AppFuture, AppSpec, Outcome, path_down
 
@@ -87,7 +88,9 @@ def collected(task: Task) -> Outcome:
     assert task.extras is not None
     parts, task.extras.join_parts = task.extras.join_parts, None
     try:
-        (value,), _ = arguments.localize(*arguments.fill((parts,), None))
+        (value,), _ = arguments.fill((parts,), None)
+        if not isinstance(value, Reference):  # one that is all of the value stays where it is
+            (value,), _ = arguments.localize((value,), None)
     except Exception as error:  # hashing values that stand in a set is user code
         return Outcome(task, error=error, state=TaskState.FAILED)
     return Outcome(task, value)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ssdag.config import Config
-    from ssdag.tasks import Outcome, Task
+    from ssdag.tasks import Options, Outcome, Task
 
 _log = logging.getLogger("ssdag")
 
@@ -62,6 +62,10 @@ class Retrying:
         else:
             self._hand_over(task)
         return True
+
+    def allows(self, options: Options) -> bool:
+        """Say whether failures may be retried at all; a rule of the user's own may say no."""
+        return getattr(options.retry or self._rule, "budget", 1) > 0
 
     def _again(self, task: Task) -> None:
         with LOCK:

@@ -9,7 +9,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ssdag.errors import ConfigError
 from ssdag.states import TaskState
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ssdag.tasks import AppFuture, Options, Outcome, Task
+
+
+Reach = Literal["memory", "node", "anywhere"]
 
 
 class Sink(Protocol):
@@ -66,6 +69,10 @@ class Executor(ABC):
 
     #: What it can honour.
     capabilities = Capabilities()
+
+    #: Where its workers are. "memory": on this machine, and large values come to them
+    #: past the driver by themselves. "node": on this machine. "anywhere": perhaps on others.
+    reach: Reach = "anywhere"
 
     def __init__(self, label: str) -> None:
         if not isinstance(label, str) or not label:

@@ -47,6 +47,7 @@ class ThreadExecutor(Executor):
     """
 
     capabilities = Capabilities(walltime=False)
+    reach = "memory"
 
     def __init__(self, max_threads: int = 4, label: str = "threads") -> None:
         super().__init__(label)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 E = TypeVar("E", bound=BaseException)
 
+#: ``__file__`` of modules whose functions stand between an executor and a body.
+WRAPPERS: set[str] = set()
+
 
 def from_user_code(error: E, file: str) -> E:
     """Return the error with a traceback that begins in the user's code.
@@ -22,10 +25,13 @@ def from_user_code(error: E, file: str) -> E:
     error : BaseException
         Just caught.
     file : str
-        ``__file__`` of the module that called the body; its frames are left out.
+        ``__file__`` of the module that called the body; its frames are left out, and
+        those of :data:`WRAPPERS`.
     """
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == file:
+    while trace is not None and (
+        trace.tb_frame.f_code.co_filename == file or trace.tb_frame.f_code.co_filename in WRAPPERS
+    ):
         trace = trace.tb_next
     return error if trace is None else error.with_traceback(trace)
 

@@ -268,13 +268,30 @@ class SharedValue(Reference):
         The pickle.
     buffers : sequence of bytearray or Handle
         Its buffers out of band, in order.
+
+    Attributes
+    ----------
+    elsewhere : Reference or None
+        The same value in a place that other machines reach.
     """
 
-    __slots__ = ("_buffers", "_payload")
+    __slots__ = ("_buffers", "_payload", "elsewhere")
 
     def __init__(self, payload: bytes, buffers: Sequence[Any]) -> None:
         self._payload = payload
         self._buffers = tuple(buffers)
+        self.elsewhere: Any = None
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        sizes = (b.size if isinstance(b, Handle) else len(b) for b in self._buffers)
+        return len(self._payload) + sum(sizes)
+
+    def pieces(self) -> tuple[bytes, list[memoryview]]:
+        """Return the pickle and its buffers, in memory that may be read only."""
+        views = [b.attach() if isinstance(b, Handle) else memoryview(b) for b in self._buffers]
+        return self._payload, views
 
     def resolve(self) -> Any:
         """Load the value; arrays are views of mapped memory, private to the caller."""

@@ -17,6 +17,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ssdag.errors import SerializationError
+from ssdag.references import fetch_unresolved
 from ssdag.wire import context
 from ssdag.wire.functions import dump_function, load_function
 from ssdag.wire.raised import dump_raised
@@ -70,6 +71,8 @@ def run_call(call: bytes) -> tuple[bool, bytes, float]:
         started = time.monotonic()
         value = func(*args, **kwargs)
         took = time.monotonic() - started
+        del args, kwargs
+        fetch_unresolved()
         return True, dumps(value), took
     except SerializationError as error:
         wrapped = SerializationError(f"the task's result: {error}")

@@ -104,6 +104,8 @@ class FuturesExecutor(ForeignExecutor):
             )
         if self._pickled is None:
             self._pickled = not isinstance(self._pool, cf.ThreadPoolExecutor)
+        if not self._pickled:
+            self.reach = "memory"
 
     def _close(self) -> None:
         if self._make is None:

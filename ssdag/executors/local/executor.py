@@ -56,6 +56,7 @@ class LocalExecutor(Executor):
     """
 
     capabilities = Capabilities(walltime=True)
+    reach = "memory"
 
     def __init__(
         self,

@@ -50,6 +50,9 @@ class Hub(threading.Thread):
         Who is told.
     """
 
+    #: Whether what workers return is mapped by the driver itself.
+    near = True
+
     def __init__(
         self,
         label: str,
@@ -204,7 +207,7 @@ class Hub(threading.Thread):
 
     def start_link(self, name: str, env: Mapping[str, str]) -> Link:
         """Start a worker with additions to its environment; raises OSError."""
-        return Link(name, self._folder, self.threshold, env, self._cwd, self.lent)
+        return Link(name, self._folder, self.threshold, env, self._cwd, self.lent, near=self.near)
 
     def pack(
         self,

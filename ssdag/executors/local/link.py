@@ -97,6 +97,8 @@ class Link:
         env: Mapping[str, str],
         cwd: str | None,
         lent: Lent,
+        *,
+        near: bool = True,
     ) -> None:
         self.name = name
         self.fifo: deque[Task | None] = deque()
@@ -122,6 +124,7 @@ class Link:
             "folder": folder,
             "name": name,
             "threshold": threshold,
+            "near": near and folder is not None,
         }
         greeting = encode(pickle.dumps(hello, 5), ())
         guard.ensure()  # before the process, so that it is guarded from its first moment

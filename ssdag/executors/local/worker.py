@@ -33,6 +33,7 @@ from ssdag.executors.local.messages import (
     Packer,
     Page,
 )
+from ssdag.references import UNRESOLVED, fetch_unresolved
 from ssdag.wire import context
 from ssdag.wire.frames import FrameReader, FrameWriter, encode
 from ssdag.wire.raised import dump_raised
@@ -134,6 +135,8 @@ class Worker:
         sys.argv[:] = hello["argv"]
         if hello["cwd"] is not None:
             os.chdir(hello["cwd"])
+        if hello["near"]:
+            context.share_memory()
         self._packer = Packer(SegmentPool(hello["folder"], hello["name"]), hello["threshold"])
 
     def _run_tasks(self, tasks: list[tuple[Any, ...]], buffers: Iterator[Any]) -> None:
@@ -187,6 +190,8 @@ class Worker:
                 del own
                 value = call(*args, **kwargs) if kwargs else call(*args)
                 del args, kwargs
+                if UNRESOLVED:
+                    fetch_unresolved()
         except BaseException as error:  # user code, which may also raise SystemExit
             if type(entries) is tuple:
                 _give_back_unmapped(entries[1])

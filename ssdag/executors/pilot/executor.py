@@ -173,6 +173,7 @@ class PilotExecutor(Executor):
                 label,
             )
         self._provider = provider
+        self.reach = "node" if provider.name == "local" else "anywhere"
         self._launcher = launcher
         self._beat_s, self._limit_s = float(heartbeat_s), float(heartbeat_limit_s)
         self._drain_s, self._max_idle_s = float(drain_s), float(max_idle_s)

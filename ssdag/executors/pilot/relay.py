@@ -68,6 +68,8 @@ class Relay(Hub):
         Gives the environment and the cores of the worker of a rank.
     """
 
+    near = False
+
     def __init__(
         self,
         session: Session,

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The stored values of one engine in one connector: their names, their ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+from ssdag.connectors.filesystem import machine
+from ssdag.connectors.stored import Place, StoredValue, Storing
+from ssdag.errors import SsdagError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ssdag.connectors.base import Connector
+    from ssdag.connectors.packing import Packed
+    from ssdag.dataflow.values import Values
+    from ssdag.executors.base import Executor
+
+_log = logging.getLogger("ssdag")
+
+#: Values in use when their engine ends are read into memory, up to so much together.
+KEEP_BYTES = 1 << 30
+
+
+class Keeper:
+    """The values of one engine in one connector.
+
+    Parameters
+    ----------
+    values : Values
+        Those of the engine.
+    connector : Connector
+        Where they are.
+    """
+
+    def __init__(self, values: Values, connector: Connector) -> None:
+        self._values = values
+        self.place = Place(connector)
+        self.prefix = f"ssdag.value.{secrets.token_hex(8)}."
+        self.near = connector.scope == "node"
+        self.live: WeakValueDictionary[str, StoredValue] = WeakValueDictionary()
+        self._pid = os.getpid()
+
+    def storing(self, func: Callable[..., Any], threshold: int, *, always: bool) -> Storing:
+        """Return a body whose large results come here."""
+        node = machine() if self.near else None
+        return Storing(func, self.place.blob, self.prefix, threshold, node, always=always)
+
+    def reaches(self, executor: Executor) -> bool:
+        """Say whether all workers of an executor get what is here."""
+        return not self.near or executor.reach == "node"
+
+    def take(self, key: str, nbytes: int) -> StoredValue:
+        """Return the reference of a value that is there."""
+        value = StoredValue(self.place, key, nbytes)
+        value.owned_by(self.release)
+        value.mend = self._values.remaking.mend
+        self.live[key] = value
+        self._values.wake()  # now, and not from the garbage collector
+        return value
+
+    def put(self, packed: Packed) -> StoredValue:
+        """Store a value; raises what the connector raises."""
+        key = self.prefix + secrets.token_hex(8)
+        self.place.connector.write(key, packed.parts())
+        return self.take(key, packed.nbytes)
+
+    def moved(self, value: StoredValue, new: StoredValue) -> None:
+        """Let a value that was lost stand for one that was made in its place.
+
+        Its old name still leads to it: tasks that were sent it come back with that.
+        """
+        value.move_to(new, self.release)
+        self.live[value.key] = value
+
+    def release(self, key: str) -> None:
+        """Delete a value soon; the garbage collector calls it, anywhere."""
+        if os.getpid() == self._pid:
+            self._values.released.put((self, key))
+
+    def end(self, room: int) -> int:
+        """Read what is still referred to into memory and delete everything.
+
+        Returns
+        -------
+        int
+            What is left of `room`, in bytes.
+        """
+        connector = self.place.connector
+        lost = 0
+        reason = "they are too large for this process"
+        for value in list(self.live.values()):
+            if value.kept:
+                continue
+            try:
+                if value.nbytes <= room and not lost:
+                    value.keep()
+                    room -= value.nbytes
+                    continue
+            except (SsdagError, OSError) as error:
+                reason = str(error)
+            lost += 1
+        if lost:
+            _log.warning(
+                "%d results in %r are gone, because their engine has ended, and %s; call "
+                "result() before, or delete their futures", lost, connector, reason,
+            )  # fmt: skip
+        try:
+            connector.delete_many(connector.keys(self.prefix + "*"))
+            connector.close()
+        except (SsdagError, OSError) as error:
+            _log.info("nothing can be deleted from %r: %s", connector, error)
+        return room

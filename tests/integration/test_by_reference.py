@@ -1,0 +1,397 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Large values that pass from task to task by a store, and not by the driver."""
+
+from __future__ import annotations
+
+import gc
+from concurrent.futures import ProcessPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import ssdag
+from ssdag.connectors.directory import DirectoryConnector
+from ssdag.connectors.stored import StoredValue
+from ssdag.executors import FuturesExecutor, LocalExecutor, PilotExecutor, ThreadExecutor
+from ssdag.executors.pilot.switchboard import Switchboard
+from ssdag.providers.local import LocalProvider
+from ssdag.wire import frames
+from ssdag.wire.shared import Handle, SegmentPool, SharedValue
+from tests.conftest import wait_until
+from tests.integration import value_bodies as bodies
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from ssdag.connectors.base import Connector
+    from ssdag.executors.base import Executor
+
+N = 125_000  # a megabyte
+BYTES = 8 * N
+
+
+def pilot(folder: Path, workers: int = 2) -> PilotExecutor:
+    return PilotExecutor(
+        LocalProvider(),
+        workers_per_node=workers,
+        cores_per_worker=0.1,
+        run_dir=folder / "runs",
+    )
+
+
+def load(store: Any, *executors: Executor, **options: Any) -> Any:
+    return ssdag.load(ssdag.Config(executors=executors, store=store, **options))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> DirectoryConnector:
+    return DirectoryConnector(tmp_path / "store")
+
+
+@pytest.fixture(params=["folder", "server"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    if request.param == "folder":
+        yield DirectoryConnector(tmp_path / "store")
+    else:
+        with ssdag.Orchestrator() as db:
+            yield db
+
+
+def is_empty(store: Connector) -> bool:
+    gc.collect()
+    return not store.keys()
+
+
+# -- the way ---------------------------------------------------------------------------
+
+
+def test_a_chain_on_a_pilot_passes_by_the_driver(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed = []
+    send, messages = Switchboard.send, Switchboard.messages
+
+    def count_sent(self: Switchboard, identity: bytes, parts: Any) -> bool:
+        passed.append(sum(map(len, parts)))
+        return send(self, identity, parts)
+
+    def count_received(self: Switchboard) -> Iterator[Any]:
+        for identity, parts in messages(self):
+            passed.append(sum(map(len, parts)))
+            yield identity, parts
+
+    monkeypatch.setattr(Switchboard, "send", count_sent)
+    monkeypatch.setattr(Switchboard, "messages", count_received)
+    with load(store, pilot(tmp_path)) as engine:
+        first = engine.submit(bodies.make, N)
+        second = engine.submit(bodies.double, first)
+        third = engine.submit(bodies.double, second)
+        assert engine.submit(bodies.total, third).result() == 4 * N
+        assert {type(f._result) for f in (first, second, third)} == {StoredValue}
+    assert 0 < sum(passed) < BYTES / 10
+
+
+def test_a_chain_on_local_workers_passes_by_the_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed = []
+    encode, parse = frames.encode, frames.FrameReader.take
+
+    def count_sent(body: bytes, buffers: Any) -> Any:
+        passed.append(len(body) + sum(map(len, buffers)))
+        return encode(body, buffers)
+
+    def count_received(self: frames.FrameReader) -> Any:
+        frame = parse(self)
+        if frame is not None:
+            passed.append(len(frame.body) + sum(map(len, frame.buffers)))
+        return frame
+
+    def refuse(*args: Any) -> Any:
+        raise AssertionError("the driver looks at a value")
+
+    monkeypatch.setattr("ssdag.executors.local.dispatch.encode", count_sent)
+    monkeypatch.setattr(frames.FrameReader, "take", count_received)
+    with load(None, LocalExecutor(2)) as engine:
+        with monkeypatch.context() as patch:
+            patch.setattr(Handle, "attach", refuse)
+            patch.setattr(SegmentPool, "store", refuse)
+            first = engine.submit(bodies.make, N)
+            third = engine.submit(bodies.double, engine.submit(bodies.double, first))
+            assert engine.submit(bodies.total, third).result() == 4 * N
+        assert type(first._result) is SharedValue
+        assert engine.submit(bodies.is_memory_of_this_machine, third).result()
+    assert 0 < sum(passed) < BYTES / 10
+
+
+def test_large_arguments_of_all_kinds_go_by_the_store(store: Any, tmp_path: Path) -> None:
+    array = np.full(N, 1.0)
+    with load(store, pilot(tmp_path)) as engine:
+        assert engine.submit(bodies.total, array).result() == N
+        nested = engine.submit(bodies.totals, [array, np.ones(3)], more=2 * array)
+        assert nested.result() == 3 * N + 3
+        assert engine.submit(bodies.size, bytes(BYTES)).result() == BYTES
+        pair = engine.submit(bodies.totals, [engine.submit(bodies.make, N), array])
+        assert pair.result() == 2 * N
+        (sizes,) = {value.nbytes > BYTES for value in _live(engine)} or {True}
+        assert sizes
+        found = engine.submit(bodies.parts, N).result()
+        assert (found["text"], found["many"][1][0]) == ("x" * N, 2.0)
+        assert engine.submit(bodies.make_async, N).result()[5] == 1.0
+        small = engine.submit(bodies.make, 10)
+        assert small.result()[9] == 1.0
+        assert type(small._result) is np.ndarray
+
+
+def _live(engine: Any) -> list[StoredValue]:
+    return [value for _, keeper in engine._values._keepers.values()
+            for value in keeper.live.values()]  # fmt: skip
+
+
+def test_what_was_put_once_serves_many_tasks(folder: DirectoryConnector, tmp_path: Path) -> None:
+    with load(folder, pilot(tmp_path)) as engine:
+        shared = engine.put(np.full(N, 1.0))
+        assert len(folder.keys()) == 1
+        assert [engine.submit(bodies.total, shared).result() for _ in range(3)] == [N] * 3
+        assert len(folder.keys()) == 1
+        assert shared.result()[0] == 1.0
+        assert engine.put(5).result() == 5
+        assert engine.put(np.arange(3)).result()[2] == 2
+        del shared
+        wait_until(lambda: is_empty(folder), 10, "the value is deleted")
+    with load(None, ThreadExecutor(1)) as engine:
+        assert engine.submit(bodies.total, engine.put(np.full(N, 1.0))).result() == N
+    with pytest.raises(ssdag.EngineClosedError):
+        engine.put(1)
+
+
+def test_a_result_of_local_workers_is_stored_once_for_all_who_are_elsewhere(
+    folder: DirectoryConnector, tmp_path: Path
+) -> None:
+    local, far = LocalExecutor(1), pilot(tmp_path)
+    with load(folder, local, far):
+        make = ssdag.python_app(executors="local")(bodies.make)
+        total = ssdag.python_app(executors="pilot")(bodies.total)
+        made = make(N)
+        assert [total(made).result() for _ in range(3)] == [N] * 3
+        assert type(made._result) is SharedValue
+        assert len(folder.keys()) == 1
+        back = ssdag.python_app(executors="local")(bodies.total)
+        assert back(ssdag.python_app(executors="pilot")(bodies.double)(made)).result() == 2 * N
+        del made
+        wait_until(lambda: is_empty(folder), 10, "the values are deleted")
+
+
+@pytest.mark.parametrize("kind", ["local", "threads"])
+def test_an_app_may_have_a_store_of_its_own(folder: DirectoryConnector, kind: str) -> None:
+    executor = LocalExecutor(1) if kind == "local" else ThreadExecutor(1)
+    with load(None, executor) as engine:
+        made = ssdag.python_app(store=folder)(bodies.make)(N)
+        assert ssdag.python_app(bodies.total)(made).result() == N
+        assert type(made._result) is StoredValue
+        assert len(folder.keys()) == 1
+        small = ssdag.python_app(store=folder)(bodies.parts)(5)
+        assert small.result()["text"] == "xxxxx"
+        with pytest.raises(ValueError, match=f"after {N}") as caught:
+            ssdag.python_app(store=folder)(bodies.fail)(made).result()
+        files = []
+        trace = caught.value.__traceback__
+        while trace is not None:
+            files.append(trace.tb_frame.f_code.co_filename)
+            trace = trace.tb_next
+        assert not any(name.endswith("connectors/stored.py") for name in files)
+        assert engine.open_tasks == 0
+
+
+def test_an_app_may_refuse_the_store(folder: DirectoryConnector, tmp_path: Path) -> None:
+    with load(folder, pilot(tmp_path)):
+        made = ssdag.python_app(store=False)(bodies.make)(N)
+        assert made.result()[0] == 1.0
+        assert type(made._result) is np.ndarray
+        assert not folder.keys()
+
+
+def test_pools_of_others_use_the_store(folder: DirectoryConnector) -> None:
+    with load(folder, FuturesExecutor(lambda: ProcessPoolExecutor(1))) as engine:
+        made = engine.submit(bodies.make, N)
+        assert engine.submit(bodies.total, engine.submit(bodies.double, made)).result() == 2 * N
+        # The store is a folder of this machine, and the pool may be anywhere.
+        assert type(made._result) is StoredValue
+
+
+def test_a_join_hands_a_stored_value_on_unseen(folder: DirectoryConnector, tmp_path: Path) -> None:
+    @ssdag.join_app
+    def outer() -> Any:
+        return ssdag.python_app(bodies.make)(N)
+
+    with load(folder, pilot(tmp_path)) as engine:
+        joined = outer()
+        assert engine.submit(bodies.total, joined).result() == N
+        assert type(joined._result) is StoredValue
+        assert joined[3].result() == 1.0
+        assert joined.size.result() == N
+
+
+# -- the end ---------------------------------------------------------------------------
+
+
+def test_values_are_deleted_when_nothing_refers_to_them(store: Any, tmp_path: Path) -> None:
+    with load(store, pilot(tmp_path)) as engine:
+        futures = [engine.submit(bodies.make, N) for _ in range(4)]
+        engine.submit(bodies.totals, futures).result()
+        ((_, keeper),) = engine._values._keepers.values()
+        connector = keeper.place.connector
+        assert len(connector.keys()) == 4
+        del futures[0]
+        wait_until(lambda: gc.collect() >= 0 and len(connector.keys()) == 3, 10, "one is deleted")
+        engine.graph()
+        chain = engine.submit(bodies.double, futures[0])
+        del futures
+        chain = engine.submit(bodies.total, chain)
+        assert chain.result() == 2 * N
+        wait_until(lambda: is_empty(connector), 10, "all are deleted")
+
+
+def test_values_of_futures_in_use_outlive_their_engine(store: Any, tmp_path: Path) -> None:
+    with load(store, pilot(tmp_path)) as engine:
+        made = engine.submit(bodies.make, N)
+        gone = engine.submit(bodies.make, N)
+        engine.wait()
+        ((_, keeper),) = engine._values._keepers.values()
+        connector = keeper.place.connector
+        del gone
+    assert is_empty(connector)
+    assert made.result()[7] == 1.0
+    made.result()[7] = 5
+    assert made.result()[7] == 1.0
+
+
+def test_too_much_for_the_driver_is_gone_with_the_engine_and_says_so(
+    folder: DirectoryConnector,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("ssdag.dataflow.values.KEEP_BYTES", 1000)
+    with load(folder, pilot(tmp_path)) as engine:
+        made = engine.submit(bodies.make, N)
+        engine.wait()
+    assert "1 results" in caplog.text
+    assert is_empty(folder)
+    with pytest.raises(ssdag.MissingDataError, match="gone with its engine"):
+        made.result()
+
+
+def test_what_killed_attempts_have_stored_is_deleted_with_the_engine(
+    folder: DirectoryConnector, tmp_path: Path
+) -> None:
+    with load(folder, pilot(tmp_path)) as engine:
+        engine.submit(bodies.make, N).result()
+        ((_, keeper),) = engine._values._keepers.values()
+        folder.write(f"{keeper.prefix}0123", [b"of a worker that died before it could tell"])
+        folder.write("somebody's", [b"own"])
+    gc.collect()
+    assert folder.keys() == ["somebody's"]
+
+
+# -- stores that fail ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("denied", ["write", "read"])
+def test_what_workers_cannot_store_or_fetch_goes_by_the_driver(
+    tmp_path: Path, denied: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = bodies.HalfBlind(str(tmp_path / "store"), (denied,))
+    with load(store, pilot(tmp_path)) as engine:
+        made = engine.submit(bodies.make, N)
+        assert engine.submit(bodies.total, engine.submit(bodies.double, made)).result() == 2 * N
+        assert engine.submit(bodies.total, np.full(N, 1.0)).result() == N
+        assert made.result()[0] == 1.0
+    if denied == "read":
+        assert "goes by the driver" in caplog.text
+
+
+def test_a_full_server_is_no_failure_of_tasks(tmp_path: Path) -> None:
+    with (
+        ssdag.Orchestrator(memory_limit_bytes=3 << 20) as db,
+        load(db, pilot(tmp_path)) as engine,
+    ):
+        futures = [engine.submit(bodies.make, N) for _ in range(6)]
+        sums = [engine.submit(bodies.total, future) for future in futures]
+        assert [future.result() for future in sums] == [N] * 6
+        assert {type(f._result) for f in futures} == {StoredValue, np.ndarray}
+
+
+def test_a_store_of_one_machine_is_not_used_for_arguments_of_workers_elsewhere(
+    folder: DirectoryConnector, caplog: pytest.LogCaptureFixture
+) -> None:
+    with load(folder, FuturesExecutor(lambda: ProcessPoolExecutor(1))) as engine:
+        assert engine.submit(bodies.total, np.full(N, 1.0)).result() == N
+        assert not folder.keys()
+    assert "may have workers on other machines" in caplog.text
+
+
+# -- lazy ------------------------------------------------------------------------------
+
+
+def test_lazy_arguments_are_fetched_when_they_are_used(
+    folder: DirectoryConnector, tmp_path: Path
+) -> None:
+    look = ssdag.python_app(lazy=True)(bodies.look)
+    with load(folder, pilot(tmp_path)) as engine:
+        made = engine.submit(bodies.make, N)
+        assert look(made, True).result() == (False, True, N)
+        assert look(made, False).result() == (False, False, 0.0)
+        assert look(np.full(N, 1.0), False).result() == (False, False, 0.0)
+        assert look(np.full(9, 1.0), True).result() == (True, True, 9.0)
+        back = ssdag.python_app(lazy=True)(bodies.give_back)(made)
+        assert type(back.result()) is np.ndarray
+    with load(folder, ThreadExecutor(1)):
+        far = ssdag.python_app(store=folder)(bodies.make)(N)
+        assert look(far, True).result() == (False, True, N)
+
+
+def test_a_lazy_argument_that_outlives_its_task_has_its_value(
+    folder: DirectoryConnector, tmp_path: Path
+) -> None:
+    with load(folder, pilot(tmp_path, workers=1)) as engine:
+        made = engine.submit(bodies.make, N)
+        pid = ssdag.python_app(lazy=True)(bodies.leave)(made).result()
+        del made
+        wait_until(lambda: is_empty(folder), 10, "the value is deleted")
+        assert engine.submit(bodies.left).result() == (pid, N)
+
+
+# -- options ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [
+    {"store": 5}, {"store": ""}, {"store": DirectoryConnector}, {"by_reference_bytes": 10},
+    {"by_reference_bytes": True}, {"by_reference_bytes": 1e6},
+])  # fmt: skip
+def test_configurations_that_cannot_be(options: dict[str, Any]) -> None:
+    with pytest.raises(ssdag.ConfigError):
+        ssdag.Config(**options)
+
+
+def test_apps_that_cannot_be() -> None:
+    with pytest.raises(ssdag.AppDefinitionError, match="lazy"):
+        ssdag.python_app(lazy=1)(bodies.make)
+    with pytest.raises(ssdag.AppDefinitionError, match="bash_app has no store="):
+        ssdag.bash_app(store="/tmp")(lambda: "true")
+    with pytest.raises(ssdag.ConfigError):
+        ssdag.python_app(store=3)(bodies.make)
+
+
+def test_a_folder_or_an_address_is_a_store_too(tmp_path: Path) -> None:
+    with load(str(tmp_path / "here"), pilot(tmp_path), by_reference_bytes=4096) as engine:
+        made = engine.submit(bodies.make, 1000)
+        engine.wait()
+        assert type(made._result) is StoredValue
+        assert made.result()[0] == 1.0
+    with ssdag.Orchestrator() as db:
+        store = db.client()
+        with load(store, pilot(tmp_path)) as engine:
+            assert engine.submit(bodies.total, engine.submit(bodies.make, N)).result() == N
