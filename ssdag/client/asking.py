@@ -15,7 +15,7 @@ from ssdag.client.connection import Connection
 from ssdag.client.resp import ReplyError, command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from ssdag.client.address import Address
     from ssdag.client.resp import Reply
@@ -77,12 +77,13 @@ class AskingConnection(Connection):
         password: str | None = None,
         timeout_s: float | None = None,
         connect_s: float | None = None,
+        counts: Callable[[Address], bool] | None = None,
     ) -> None:
         #: What `owed` is when an answer to ASKING comes next.
         self._hidden: list[int] = []
         self._inside = False
         self._asking = False  # the log-in goes without
-        super().__init__(address, password, timeout_s, connect_s)
+        super().__init__(address, password, timeout_s, connect_s, counts)
         self._asking = True
 
     def send(self, *parts: bytes | memoryview, replies: int = 1) -> None:

@@ -10,15 +10,15 @@ take over, the call waits for that; else it fails at once and says what is lost.
 
 from __future__ import annotations
 
-import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ssdag.client.asking import AskingConnection
+from ssdag.client.attempts import Attempt
 from ssdag.client.pool import Access, Pool
 from ssdag.client.resp import ConnectionLostError, ReplyError, explain
 from ssdag.client.route import Route, told
 from ssdag.client.slotmap import SlotMap
-from ssdag.client.slots import parse_redirection
 from ssdag.errors import StoreError
 
 if TYPE_CHECKING:
@@ -31,16 +31,6 @@ T = TypeVar("T")
 
 #: Answers after which nothing was done and the same may succeed soon, here or elsewhere.
 _NOT_DONE = frozenset({"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN"})
-
-#: How long a call waits for a cluster to come right, if it has no time limit itself: for
-#: a replica that takes over, a slot that is being moved, a node that loads its data.
-_PATIENCE_S = 30.0
-
-_FIRST_DELAY_S = 0.01
-_LONGEST_DELAY_S = 0.2
-
-#: More answers of MOVED or ASK in a row mean that the nodes do not agree.
-_REDIRECTIONS = 16
 
 
 class Cluster(Route):
@@ -55,8 +45,8 @@ class Cluster(Route):
     """
 
     def __init__(self, seeds: Sequence[Address], access: Access) -> None:
-        super().__init__(access)
         self._map = SlotMap(seeds, access)
+        super().__init__(replace(access, counts=self._map.still_counts))
         self._pools: dict[Address, Pool] = {}
 
     # -- one key ---------------------------------------------------------------------
@@ -70,7 +60,7 @@ class Cluster(Route):
         idempotent: bool = True,
     ) -> T:
         """Run `work` on the node that has `key`; see :meth:`Route.run`."""
-        attempt: _Attempt | None = None
+        attempt: Attempt | None = None
         asked: Address | None = None
         while True:
             address = asked
@@ -81,11 +71,11 @@ class Cluster(Route):
                 if asked is None:
                     connection = pool.take(checked=not idempotent)
                 else:
-                    connection = self._ask(asked)
+                    connection = Pool(asked, self.access, AskingConnection).connect()
             except StoreError as error:
                 if not error.transient:
                     raise told(error, what) from error
-                attempt = attempt or _Attempt(self, what)
+                attempt = attempt or Attempt(self._map, self.access.timeout_s, what)
                 attempt.unreachable(address, error, anyone=key is None)
                 asked = None
                 continue
@@ -99,16 +89,16 @@ class Cluster(Route):
             except ReplyError as error:
                 if error.code not in _NOT_DONE:
                     raise explain(error, str(address), what) from None
-                attempt = attempt or _Attempt(self, what)
+                attempt = attempt or Attempt(self._map, self.access.timeout_s, what)
                 asked = attempt.sent_away(address, error)
             except ConnectionLostError as error:
                 if error.timed_out or not idempotent:
                     raise StoreError(f"{what}: {error}") from error
-                attempt = attempt or _Attempt(self, what)
+                attempt = attempt or Attempt(self._map, self.access.timeout_s, what)
                 attempt.lost(address, error)
                 asked = None
 
-    def _choose(self, key: bytes | None, attempt: _Attempt | None) -> Address:
+    def _choose(self, key: bytes | None, attempt: Attempt | None) -> Address:
         if key is not None:
             return self._map.owner(key)
         tried = attempt.tried if attempt is not None else {}
@@ -116,10 +106,6 @@ class Cluster(Route):
         if address is None:
             raise next(iter(tried.values()))
         return address
-
-    def _ask(self, address: Address) -> AskingConnection:
-        access = self.access
-        return AskingConnection(address, access.password(), access.timeout_s, access.connect_s)
 
     def _pool(self, address: Address) -> Pool:
         pool = self._pools.get(address)
@@ -276,94 +262,3 @@ class Cluster(Route):
         """Close idle connections."""
         for pool in list(self._pools.values()):
             pool.drop()
-
-
-class _Attempt:
-    """What went wrong in one call so far, and how long it may still go on.
-
-    Parameters
-    ----------
-    cluster : Cluster
-        The cluster.
-    what : str
-        What was tried.
-    """
-
-    def __init__(self, cluster: Cluster, what: str) -> None:
-        self._map = cluster._map
-        self._what = what
-        limit_s = cluster.access.timeout_s
-        self._patience_s = _PATIENCE_S if limit_s is None else limit_s
-        self._deadline_s = time.monotonic() + self._patience_s
-        self._delay_s = _FIRST_DELAY_S
-        self._redirections = 0
-        self._losses = 0
-        #: Nodes that cannot be reached, where any node would do.
-        self.tried: dict[Address, StoreError] = {}
-
-    def sent_away(self, address: Address, error: ReplyError) -> Address | None:
-        """A node did nothing and said why: return whom to ask instead, None for the owner.
-
-        Raises
-        ------
-        StoreError
-            It has gone on for too long, or there is no hope.
-        """
-        if error.code in ("MOVED", "ASK"):
-            to = parse_redirection(str(error), address)
-            self._redirections += 1
-            if to is not None and self._redirections <= _REDIRECTIONS:
-                if error.code == "ASK":
-                    return to.address
-                self._map.moved(to)
-                return None
-        elif error.code == "CLUSTERDOWN":
-            self._map.refresh(avoid=address)
-            gone = self._map.hopeless()
-            if gone is not None:
-                raise StoreError(f"{self._what}: {gone}")
-        self._pause(explain(error, str(address), self._what))
-        self._map.refresh()
-        return None
-
-    def lost(self, address: Address, error: ConnectionLostError) -> None:
-        """The connection broke under an idempotent command."""
-        self._losses += 1
-        if self._losses > 1:
-            self._go_on(address, StoreError(f"{error}, for the second time"))
-
-    def unreachable(self, address: Address | None, error: StoreError, anyone: bool) -> None:
-        """Nobody listens at a node (None: at any node), so nothing was sent.
-
-        With `anyone`, all that can be done is to try another one.
-        """
-        if anyone and address is not None:
-            self.tried[address] = error
-            return
-        self._go_on(address, error)
-
-    def _go_on(self, address: Address | None, error: StoreError) -> None:
-        """Look for a new owner: return if there may be one, soon."""
-        failure = StoreError(f"{self._what}: {error}")
-        failure.__cause__ = error
-        if address is None:
-            raise failure  # no node at all answers
-        try:
-            self._map.refresh(avoid=address)
-        except StoreError:
-            raise failure from error
-        if not self._map.has(address):
-            return
-        gone = self._map.orphaned(address)
-        if gone is not None:
-            raise StoreError(f"{self._what}: {gone} ({error})") from error
-        self._pause(failure)
-
-    def _pause(self, failure: Exception) -> None:
-        """Wait a moment, longer each time: no event tells when a cluster comes right."""
-        if time.monotonic() > self._deadline_s:
-            raise StoreError(
-                f"{failure}; the cluster did not come right within {self._patience_s:g} s"
-            ) from failure
-        time.sleep(self._delay_s)
-        self._delay_s = min(2 * self._delay_s, _LONGEST_DELAY_S)

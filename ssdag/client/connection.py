@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from ssdag.client.patience import Patience
 from ssdag.client.resp import ConnectionLostError, ReplyError, command, explain
 from ssdag.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ssdag.client.address import Address
     from ssdag.client.resp import Reply
@@ -46,6 +47,9 @@ class Connection:
         How long to wait for connecting, and for each further byte; None for ever.
     connect_s : float, optional
         How long connecting may take, if less than `timeout_s`.
+    counts : callable, optional
+        ``counts(address)`` is asked each second in which the server is silent, whether it
+        is still worth waiting for; if not, the connection counts as lost.
 
     Raises
     ------
@@ -53,7 +57,7 @@ class Connection:
         Nobody listens there, or the password is wrong.
     """
 
-    __slots__ = ("_buffer", "_end", "_pos", "_sock", "_timeout_s", "_view", "address", "owed")
+    __slots__ = ("_buffer", "_end", "_patience", "_pos", "_sock", "_view", "address", "owed")
 
     def __init__(
         self,
@@ -61,9 +65,10 @@ class Connection:
         password: str | None = None,
         timeout_s: float | None = None,
         connect_s: float | None = None,
+        counts: Callable[[Address], bool] | None = None,
     ) -> None:
         self.address = address
-        self._timeout_s = timeout_s
+        self._patience = Patience(address, timeout_s, counts)
         self._buffer = bytearray(_BUFFER)
         self._view = memoryview(self._buffer)
         self._pos = self._end = 0
@@ -77,8 +82,9 @@ class Connection:
                 f"cannot connect to the server at {address}: {error.strerror or error}"
             ) from error
         try:
-            if timeout_s is not None:
-                limit = struct.pack("ll", int(timeout_s), int(timeout_s % 1 * 1e6) or 1)
+            limit_s = self._patience.look_s
+            if limit_s is not None:
+                limit = struct.pack("ll", int(limit_s), int(limit_s % 1 * 1e6) or 1)
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             if password is not None:
@@ -131,23 +137,30 @@ class Connection:
             The server refused in the middle, and said why before it hung up.
         """
         self.owed += replies
-        total = sum(map(len, parts))
-        try:
-            if total <= _JOIN:
-                self._sock.sendall(parts[0] if len(parts) == 1 else b"".join(parts))
-                return
+        views: list[bytes | memoryview]
+        if sum(map(len, parts)) <= _JOIN:
+            views = [parts[0] if len(parts) == 1 else b"".join(parts)]
+        else:
             views = [memoryview(part) for part in parts if len(part)]
-            while views:
-                sent = self._sock.sendmsg(views[:64])
-                while views and sent >= len(views[0]):
-                    sent -= len(views.pop(0))
-                if sent:
-                    views[0] = views[0][sent:]
-        except OSError as error:
-            self._refused(error)
+        looks = 0
+        while views:
+            try:
+                if len(views) == 1:
+                    sent = self._sock.send(views[0])
+                else:
+                    sent = self._sock.sendmsg(views[:64])
+            except OSError as error:
+                looks += 1
+                self._refused(error, looks)
+                continue
+            looks = 0
+            while views and sent >= len(views[0]):
+                sent -= len(views.pop(0))
+            if sent:
+                views[0] = memoryview(views[0])[sent:]
 
-    def _refused(self, error: OSError) -> NoReturn:
-        """A write failed: the reason may wait on the reading side."""
+    def _refused(self, error: OSError, looks: int) -> None:
+        """A write failed: the reason may wait on the reading side. Return to try again."""
         if not isinstance(error, BlockingIOError):
             try:
                 start = self._sock.recv(512, socket.MSG_DONTWAIT)
@@ -155,15 +168,7 @@ class Connection:
                 start = b""
             if start.startswith(b"-"):
                 raise ReplyError(start[1:].split(b"\r\n")[0].decode("utf-8", "replace"))
-        self._lost(error)
-
-    def _lost(self, error: OSError | None) -> NoReturn:
-        if isinstance(error, BlockingIOError):  # what a kernel time limit looks like
-            raise ConnectionLostError(
-                f"the server at {self.address} was silent for {self._timeout_s} s", timed_out=True
-            ) from error
-        why = "it hung up" if error is None else error.strerror or str(error)
-        raise ConnectionLostError(f"lost the server at {self.address}: {why}") from error
+        self._patience.waited(error, looks)
 
     # -- receiving -------------------------------------------------------------------
 
@@ -177,12 +182,16 @@ class Connection:
             self._view.release()
             self._buffer.extend(bytes(len(self._buffer)))
             self._view = memoryview(self._buffer)
-        try:
-            count = self._sock.recv_into(self._view[self._end :])
-        except OSError as error:
-            self._lost(error)
+        looks = 0
+        while True:
+            try:
+                count = self._sock.recv_into(self._view[self._end :])
+                break
+            except OSError as error:
+                looks += 1
+                self._patience.waited(error, looks)
         if not count:
-            self._lost(None)
+            self._patience.lost(None)
         self._end += count
 
     def line(self) -> bytes:
@@ -225,14 +234,18 @@ class Connection:
         # All that was buffered is used up: the bytes behind the value (its line end)
         # go to the buffer with the same call.
         self._pos = self._end = 0
-        try:
-            while done < size:
+        looks = 0
+        while done < size:
+            try:
                 count = self._sock.recvmsg_into([target[done:], self._view[:2]])[0]
-                if not count:
-                    self._lost(None)
-                done += count
-        except OSError as error:
-            self._lost(error)
+            except OSError as error:
+                looks += 1
+                self._patience.waited(error, looks)
+                continue
+            if not count:
+                self._patience.lost(None)
+            looks = 0
+            done += count
         self._end = done - size
 
     def skip(self, count: int) -> bool:

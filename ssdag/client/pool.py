@@ -41,12 +41,15 @@ class Access:
         How long a server may be silent; None for ever.
     connect_s : float or None
         How long connecting may take; None for as long as `timeout_s`.
+    counts : callable or None
+        Asked whether a silent server is still worth waiting for.
     """
 
     given_password: str | None = field(default=None, repr=False)
     password_file: str | None = None
     timeout_s: float | None = None
     connect_s: float | None = None
+    counts: Callable[[Address], bool] | None = None
 
     def password(self) -> str | None:
         """Return the password, read from its file if it has one.
@@ -70,9 +73,14 @@ class Pool:
         The server.
     access : Access
         How to get in.
+    kind : type
+        Of the connections.
     """
 
-    def __init__(self, address: Address, access: Access) -> None:
+    def __init__(
+        self, address: Address, access: Access, kind: type[Connection] = Connection
+    ) -> None:
+        self.kind = kind
         self.address = address
         self.access = access
         self._idle: list[Connection] = []
@@ -90,7 +98,9 @@ class Pool:
             The server cannot be reached or does not let us in.
         """
         access = self.access
-        return Connection(self.address, access.password(), access.timeout_s, access.connect_s)
+        return self.kind(
+            self.address, access.password(), access.timeout_s, access.connect_s, access.counts
+        )
 
     def drop(self) -> None:
         """Close what is idle; connections in use are closed as they come back."""

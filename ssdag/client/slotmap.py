@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from ssdag.client.connection import Connection
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 #: A node that does not describe the cluster within this time is passed over.
 _LOOK_S = 2.0
+
+#: For how long a look at the map answers for all silent connections.
+_STALE_S = 0.5
 
 #: So many corrections of single slots, then the whole map is asked.
 _CORRECTIONS = 64
@@ -44,6 +48,7 @@ class SlotMap:
         self._table: list[Address | None] = []
         self._corrections = 0
         self._turn = 0
+        self._looked_s = -_STALE_S
         #: Counts changes of the map.
         self.version = 0
         self._pid = os.getpid()
@@ -106,6 +111,19 @@ class SlotMap:
             if node.failed and (gone := self.orphaned(node.address)) is not None:
                 return gone
         return None
+
+    def still_counts(self, address: Address) -> bool:
+        """Return whether a silent node is still worth waiting for; asks another one.
+
+        Not if it has lost its slots to a replica, or was given up by the others.
+        """
+        if time.monotonic() - self._looked_s >= _STALE_S:
+            try:
+                self.refresh(avoid=address)
+            except StoreError:
+                return True
+        node = self._topology.at(address)
+        return node is not None and bool(node.ranges) and not node.failed
 
     def moved(self, to: Redirection) -> None:
         """Note that a slot has another owner; ask for the whole map if that is unknown."""
@@ -205,6 +223,7 @@ class SlotMap:
             self.version += 1
         self._topology, self._table = found, table
         self._corrections = 0
+        self._looked_s = time.monotonic()
 
     def _locked(self) -> threading.Lock:
         if self._pid != os.getpid():  # the lock is that of a thread that does not exist here

@@ -79,7 +79,7 @@ class Node(NamedTuple):
     primary : str
         The id of the primary that it copies; empty if it is a primary itself.
     failed : bool
-        The others have lost it, or think so.
+        The others have given it up, by majority.
     ranges : tuple of (int, int)
         Slots that it has, both ends included.
     epoch : int
@@ -160,7 +160,7 @@ def parse_nodes(text: str, asked: Address) -> Topology:
                     Address(host=host or asked.host, port=int(port)),
                     name,
                     "" if primary == "-" else primary,
-                    "fail" in said or "fail?" in said,
+                    "fail" in said,
                     tuple(_range(part) for part in ranges if not part.startswith("[")),
                     int(epoch),
                 )

@@ -18,6 +18,7 @@ from tests.conftest import wait_until
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
     from pathlib import Path
 
 PASSWORD = "a password of tests"
@@ -72,8 +73,9 @@ class Server:
             self.process = None
 
     def call(self, *words: bytes | str | int) -> Any:
-        """Send one command to it and return the answer."""
+        """Send one command to it and return the answer, once it has loaded its data."""
         with Client(self.address, password=PASSWORD, timeout_s=5) as client:
+            wait_until(lambda: _has_loaded(client), what="data loaded", deadline_s=20)
             return client.call(*words)
 
     def info(self, section: str) -> dict[str, str]:
@@ -189,12 +191,13 @@ class RedisCluster:
             )  # fmt: skip
         return len(keys)
 
-    def end_move(self, slot: int, target: Server) -> None:
+    def end_move(
+        self, slot: int, target: Server, primaries: Sequence[Server] | None = None
+    ) -> None:
         """Tell the primaries that the slot has moved, the new owner first."""
         name = target.call("CLUSTER", "MYID").decode()
-        for server in sorted(self.primaries, key=lambda s: s is not target):
-            if server.process is not None:
-                server.call("CLUSTER", "SETSLOT", slot, "NODE", name)
+        for server in sorted(primaries or self.primaries, key=lambda s: s is not target):
+            server.call("CLUSTER", "SETSLOT", slot, "NODE", name)
 
     def move(self, slot: int, source: Server, target: Server) -> None:
         """Move a slot with its keys."""
@@ -210,6 +213,16 @@ class RedisCluster:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _has_loaded(client: Client) -> bool:
+    try:
+        client.ping()
+    except StoreError as error:
+        if "LOADING" in str(error):
+            return False
+        raise
+    return True
 
 
 def answers(server: Server) -> bool:

@@ -19,7 +19,7 @@ A, B, C = (Address(host="10.0.0.1", port=n) for n in (1, 2, 3))
 NODES = (
     "aa :1@10001,name.example,tls-port=0 myself,master - 0 0 7 connected 0-5460 9000 [93->-bb]\n"
     "bb 10.0.0.1:2@10002 master,fail - 0 0 2 connected 5461-8999 9001-16383\n"
-    "cc 10.0.0.1:3@10003 slave bb 0 0 2 connected\n"
+    "cc 10.0.0.1:3@10003 slave,fail? bb 0 0 2 connected\n"
     "dd :0@0 slave,fail,noaddr bb 0 0 2 disconnected\n"
 )
 
