@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from ssdag.errors import ConfigError, StoreError
@@ -185,7 +184,8 @@ def read_password(path: str) -> str:
         The file cannot be read.
     """
     try:
-        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+        with open(path, encoding="utf-8") as file:
+            return file.read().rstrip("\r\n")
     except OSError as error:
         raise StoreError(
             f"cannot read the password file {path}: {error.strerror}; the server that wrote it "

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from typing import TYPE_CHECKING, Any
 
 from ssdag.client import metadata
@@ -95,7 +95,7 @@ def _put_large(
 ) -> list[Any]:
     """Store the tensors under other keys, which expire, and rename all in one transaction."""
     key = meta_key(base)
-    aside = base + b".~" + secrets.token_hex(8).encode() + b"."
+    aside = base + b".~" + os.urandom(8).hex().encode() + b"."
     keys = [aside + b"%d" % i for i in range(len(arrays))]
     # On a cluster: is the slot whole here, or would all that is sent be sent again?
     transaction(connection, [(b"EXISTS", key), (b"EXISTS", keys[0])])

@@ -101,13 +101,16 @@ def test_nobody_there(tmp_path: object) -> None:
 
 def test_imports_little() -> None:
     code = (
-        "import sys, numpy, time; before = set(sys.modules); t = time.perf_counter();"
-        "import ssdag.client; ms = (time.perf_counter() - t) * 1e3;"
+        "import sys, numpy, time; before = set(sys.modules); t = time.process_time();"
+        "import ssdag.client; ms = (time.process_time() - t) * 1e3;"
         "new = {m.partition('.')[0] for m in set(sys.modules) - before};"
         "print(ms, *(m for m in new if m not in sys.stdlib_module_names))"
     )
-    words = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert words[1:] == ["ssdag"]
-    assert float(words[0]) < 100
+    spent_ms = []
+    for _ in range(3):
+        words = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
+        assert words[1:] == ["ssdag"]
+        spent_ms.append(float(words[0]))
+    assert min(spent_ms) < 100
