@@ -6,12 +6,13 @@ from __future__ import annotations
 from ssdag.client.admin_calls import AdminCalls
 from ssdag.client.key_calls import KeyCalls
 from ssdag.client.list_calls import ListCalls
+from ssdag.client.pubsub_calls import PubSubCalls
 from ssdag.client.stream_calls import StreamCalls
 from ssdag.client.tensor_sets import TensorSetCalls
 from ssdag.client.wait_calls import WaitCalls
 
 
-class Client(WaitCalls, ListCalls, StreamCalls, TensorSetCalls, KeyCalls, AdminCalls):
+class Client(WaitCalls, PubSubCalls, ListCalls, StreamCalls, TensorSetCalls, KeyCalls, AdminCalls):
     """Tensors, datasets and streams on a Redis or Valkey server, or on a cluster of them.
 
     It connects at the first call. Threads may share it (each busy thread has its own
