@@ -3,25 +3,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import secrets
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssdag.client.address import Address
-from ssdag.errors import ConfigError, ServiceStartError, SsdagError, StoreError, UnsupportedError
+from ssdag.errors import ConfigError, SsdagError, StoreError, UnsupportedError
 from ssdag.services.admin import ask, info
-from ssdag.services.beside import PASSWORD, bind, prepared
 from ssdag.services.colocated_client import ColocatedReference
-from ssdag.services.folder import remove_folder, temporary_folder
+from ssdag.services.folder import interface_address
+from ssdag.services.lifeline import Lifeline
 from ssdag.services.network import LOOPBACK
 from ssdag.services.node_facts import node_name
+from ssdag.services.node_server import NodeServer
 from ssdag.services.on_nodes import find_places
+from ssdag.services.onward import recipe
 from ssdag.services.orchestrator import Orchestrator
 from ssdag.services.places import ServerRequest
 from ssdag.services.remote import NodePlace
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ssdag.client.client import Client
-    from ssdag.services.places import Place, PlacedServer
+    from ssdag.services.places import PlacedServer
 
 _log = logging.getLogger("ssdag")
 
@@ -43,98 +43,9 @@ _ALL_SLOTS = (0, 16383)
 _NOT_HERE = {
     "nodes": "there is one server on each node of the allocation; hosts= chooses nodes",
     "replicas": "each node's data are its own",
-    "interface": "only the tasks of its node reach a server",
     "folder": "servers keep their data in the memory of their nodes",
     "persistence": "servers keep their data in the memory of their nodes",
 }
-
-
-class Beside:
-    """A server on a node, and what it needs to come back.
-
-    Parameters
-    ----------
-    place : Place
-        Its node.
-    request : ServerRequest
-        What shall run there.
-    cpus : int or sequence of int, optional
-        Cores that it is bound to.
-    secret : bool
-        Whether clients need the password.
-    """
-
-    def __init__(
-        self,
-        place: Place,
-        request: ServerRequest,
-        cpus: int | Sequence[int] | None,
-        *,
-        secret: bool,
-    ) -> None:
-        self.place = place
-        self.node = place.hostname if isinstance(place, NodePlace) else node_name()
-        self.server: PlacedServer | None = None
-        self._request = request
-        self._cpus = cpus
-        self._secret = secret
-
-    def start(self, folder_name: str) -> None:
-        """Start it for the first time, in a thread that nobody else needs.
-
-        Raises
-        ------
-        ServiceStartError
-            It did not start; nothing is left behind.
-        """
-        if isinstance(self.place, NodePlace):
-            self.server = self.place.start(self._request, cpus=self._cpus, folder_name=folder_name)
-            return
-        folder = temporary_folder(outlives=False)
-        try:
-            self._start_here(prepared(self._request, str(folder)))
-        except BaseException:
-            remove_folder(folder)
-            raise
-
-    def _start_here(self, request: ServerRequest) -> None:
-        try:
-            bind(self._cpus)
-        except ValueError as error:
-            raise ServiceStartError(f"{request.name}: {error}") from error
-        self.server = self.place.start(request)
-
-    def restart(self) -> None:
-        """Start it again where it was, in a thread that nobody else needs."""
-        old = self.server
-        assert old is not None
-        request = dataclasses.replace(self._request, port=old.port, folder=old.folder)
-        if isinstance(self.place, NodePlace):
-            self.server = self.place.start(request, cpus=self._cpus)
-        else:
-            self._start_here(request)
-
-    def end(self) -> None:
-        """End it and remove what it left."""
-        if self.server is None:
-            return
-        self.server.end(0.0)
-        self.server.clear()
-        if not isinstance(self.place, NodePlace):
-            remove_folder(Path(self.server.folder))
-
-    @property
-    def alive(self) -> bool:
-        """Whether it runs."""
-        return self.server is not None and self.server.running()
-
-    @property
-    def ways(self) -> tuple[str, str, str | None]:
-        """Its node, its address there, and its password file there."""
-        server = self.server
-        assert server is not None
-        address = f"unix://{server.socket}" if server.socket else server.address
-        return self.node, address, f"{server.folder}/{PASSWORD}" if self._secret else None
 
 
 class ColocatedOrchestrator(Orchestrator):
@@ -162,8 +73,9 @@ class ColocatedOrchestrator(Orchestrator):
             if not cpus:
                 raise ConfigError(f"cpus={cpus!r}: a number above 0, or a list of cores")
         self._cpus = cpus
-        self._beside: list[Beside] = []
+        self._beside: list[NodeServer] = []
         self._reference: ColocatedReference | None = None
+        self._lifeline: Lifeline | None = None
         self._find = partial(find_places, None, **self._find.keywords)
 
     # -- for users -------------------------------------------------------------------
@@ -221,6 +133,16 @@ class ColocatedOrchestrator(Orchestrator):
         name = node_name()
         return next((w for w in reference.servers if w[0] == name), reference.servers[0])
 
+    @property
+    def hosts(self) -> list[str]:
+        """Names of the nodes that have a server now; tasks of a pilot start more."""
+        nodes = [beside.node for beside in self._beside]
+        return list(dict.fromkeys([*nodes, *(said["node"] for said in self._elsewhere())]))
+
+    def _elsewhere(self) -> list[dict[str, Any]]:
+        """Return node and keeper of each server that workers have started elsewhere."""
+        return [] if self._lifeline is None else self._lifeline.keepers()
+
     def _address(self) -> str:
         return self._here()[1]
 
@@ -243,20 +165,25 @@ class ColocatedOrchestrator(Orchestrator):
             start_timeout_s=plan.start_timeout_s,
         )
         secret = not plan.options.open_access
-        self._beside = [Beside(place, request, self._cpus, secret=secret) for place in places]
+        self._beside = [NodeServer(place, request, self._cpus, secret=secret) for place in places]
         name = f"ssdag-{secrets.token_hex(4)}"
+        onward = ""
         try:
             self._each(lambda beside: beside.start(name))
+            if not any(isinstance(place, NodePlace) for place in places):
+                self._lifeline = Lifeline(interface_address(plan.interface))
+                line = self._lifeline.plain
+                onward = recipe(request, self._cpus, name, line, secret=secret)
         except BaseException:
             self._end_all()
             raise
         for beside in self._beside:
             self._supervise(beside)
         ways = tuple(beside.ways for beside in self._beside)
-        self._reference = ColocatedReference(self.name, ways)
+        self._reference = ColocatedReference(self.name, ways, onward)
         return self._reference
 
-    def _each(self, do: Callable[[Beside], None]) -> None:
+    def _each(self, do: Callable[[NodeServer], None]) -> None:
         """Do something for all servers at once, in threads that end with it."""
         if not self._beside:
             return
@@ -265,7 +192,7 @@ class ColocatedOrchestrator(Orchestrator):
         for each in done:
             each.result()
 
-    def _supervise(self, beside: Beside) -> None:
+    def _supervise(self, beside: NodeServer) -> None:
         server = beside.server
         assert server is not None
 
@@ -276,7 +203,7 @@ class ColocatedOrchestrator(Orchestrator):
 
         threading.Thread(target=watch, name=f"ssdag-{self.name}-{beside.node}", daemon=True).start()
 
-    def _server_gone(self, beside: Beside, server: PlacedServer, code: int | None) -> None:
+    def _server_gone(self, beside: NodeServer, server: PlacedServer, code: int | None) -> None:
         """A server has ended by itself; called by the thread that watched it."""
         tail = server.log_tail() or "(none)"
         server.end(0.0)
@@ -294,7 +221,7 @@ class ColocatedOrchestrator(Orchestrator):
             if self._asks(error):
                 _log.warning("%s; starting it again", error)
                 try:
-                    _alone(beside.restart)
+                    beside.restart()
                     restarted = True
                 except SsdagError as failure:
                     error = failure
@@ -321,7 +248,10 @@ class ColocatedOrchestrator(Orchestrator):
             reference.forget()
 
     def _end_all(self) -> None:
-        self._each(Beside.end)
+        lifeline, self._lifeline = self._lifeline, None
+        if lifeline is not None:
+            lifeline.close()
+        self._each(NodeServer.end)
         for beside in self._beside:
             beside.place.close()
 
@@ -330,7 +260,8 @@ class ColocatedOrchestrator(Orchestrator):
             "servers": [
                 {"node": b.node, "pid": b.server.pid if b.server else 0, "alive": b.alive}
                 for b in self._beside
-            ]
+            ],
+            "elsewhere": self._elsewhere(),
         }
         here = next((b for b in self._beside if b.node == node_name() and b.alive), None)
         if here is not None and here.server is not None:
@@ -343,9 +274,3 @@ class ColocatedOrchestrator(Orchestrator):
             facts["memory_bytes"] = int(said.get("used_memory", 0))
             facts["clients"] = int(said.get("connected_clients", 0))
         return facts
-
-
-def _alone(do: Callable[[], None]) -> None:
-    """Do something in a thread of its own, whose cores may be changed."""
-    with ThreadPoolExecutor(1, "ssdag-beside") as pool:
-        pool.submit(do).result()

@@ -11,6 +11,7 @@ from ssdag.client.client import Client
 from ssdag.errors import StoreError
 from ssdag.references import Reference
 from ssdag.services.node_facts import node_name
+from ssdag.wire.context import in_worker
 
 if TYPE_CHECKING:
     from ssdag.client.route import Route
@@ -28,13 +29,19 @@ class ColocatedReference(Reference):
         Of the orchestrator, for messages.
     servers : tuple of (str, str, str or None)
         Node, address and password file of each.
+    onward : str
+        How a worker on another node starts a server there; see
+        :mod:`ssdag.services.onward`. Empty: it does not.
     """
 
-    __slots__ = ("name", "servers")
+    __slots__ = ("name", "onward", "servers")
 
-    def __init__(self, name: str, servers: tuple[tuple[str, str, str | None], ...]) -> None:
+    def __init__(
+        self, name: str, servers: tuple[tuple[str, str, str | None], ...], onward: str = ""
+    ) -> None:
         self.name = name
         self.servers = servers
+        self.onward = onward
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ColocatedReference):
@@ -45,9 +52,17 @@ class ColocatedReference(Reference):
         return hash(self.__ssdag_parts__())
 
     def here(self) -> tuple[str, str | None] | None:
-        """Return address and password file of this node's server; None if it has none."""
+        """Return address and password file of this node's server; None if it has none.
+
+        In a worker elsewhere it may be started by that, which blocks.
+        """
         name = node_name()
-        return next(((a, p) for node, a, p in self.servers if node == name), None)
+        found = next(((a, p) for node, a, p in self.servers if node == name), None)
+        if found is None and self.onward and in_worker():
+            from ssdag.services.onward import server_here
+
+            return server_here(self.onward)
+        return found
 
     def resolve(self) -> ColocatedClient:
         """Return this process's client of the server of its node.
@@ -57,7 +72,7 @@ class ColocatedReference(Reference):
         """
         with _lock:
             client = _clients.get(self)
-            if client is None:
+            if client is None:  # starting a server blocks; others here wait for the same
                 client = _clients[self] = ColocatedClient(self)
                 client.shared = True
             return client
@@ -70,7 +85,7 @@ class ColocatedReference(Reference):
             client.close()
 
     def __ssdag_parts__(self) -> tuple[Any, ...]:
-        return self.name, self.servers
+        return self.name, self.servers, self.onward
 
     def __ssdag_hash__(self) -> bytes:
         return b"client"  # as of any other orchestrator: the servers are others in each run

@@ -16,12 +16,15 @@ start     id, request, cpus, folder            ``started`` with facts, or ``fail
 end       id, grace_s                          ``ended``, as if it had ended by itself
 log       id                                   ``log``, ``text``: the last lines
 clear     id                                   ``cleared``: its files are removed
+follow    pid, lifeline, leaves                (``failed``) lives with a process, see below
 ping                                           ``pong``
 ========  ===================================  ==========================================
 
 Reports carry the keeper's rank as ``from``; ``ended`` has ``code`` and ``text``, the last
 lines of the log. When stdin ends, because the driver or the launcher is gone, so do the
 servers, and their folders go, then the keeper; servers that outlive their driver keep it.
+One that follows a process, and a service by its lifeline, ends when one of these two does,
+and not with stdin; it removes the file ``leaves``.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ import contextlib
 import hashlib
 import json
 import queue
+import select
 import shutil
 import signal
 import socket
@@ -52,6 +56,7 @@ from typing import TYPE_CHECKING, Any
 from ssdag.errors import ServiceStartError, SsdagError
 from ssdag.launchers.world import RANK_VARIABLES
 from ssdag.services.beside import bind, make_folder, prepared
+from ssdag.services.lifeline import hold_on
 from ssdag.services.node_facts import addresses_here, machine, node_name
 from ssdag.services.places import LocalPlace, ServerRequest
 from ssdag.wire import guard
@@ -63,6 +68,8 @@ if TYPE_CHECKING:
 
 #: Servers get so long to end in order when the driver is gone.
 _GRACE_S = 3.0
+#: What ends the keeper, among lines.
+_OVER = b"\0"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -122,12 +129,15 @@ class Keeper:
         self._threads: dict[str, threading.Thread] = {}
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._saying = threading.Lock()
+        self._follows = False
+        self._leaves = ""
         self._orders: dict[str, Callable[[dict[str, Any]], None]] = {
             "look": self._look,
             "start": self._start,
             "end": self._end,
             "log": self._log,
             "clear": self._clear,
+            "follow": self._follow,
             "ping": lambda _: self.say(pong=True),
         }
 
@@ -140,8 +150,11 @@ class Keeper:
             "addresses": addresses_here(),
         })  # fmt: skip
         try:
-            while (line := self._lines.get()) is not None:
-                self._obey(line)
+            while (line := self._lines.get()) != _OVER:
+                if line is not None:
+                    self._obey(line)
+                elif not self._follows:
+                    break
             self._end_all([kept for kept in self._kept.values() if not kept.request.outlives])
             for name in list(self._kept):
                 self._threads[name].join()
@@ -149,6 +162,9 @@ class Keeper:
             for signum in _SIGNALS:
                 signal.signal(signum, signal.SIG_IGN)
             self._end_all(list(self._kept.values()))
+            if self._leaves:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._leaves)
 
     def stop(self, signum: int, frame: object) -> None:
         """End with all servers; a handler of signals."""
@@ -189,6 +205,32 @@ class Keeper:
             self._threads[name].join(kept.request.start_timeout_s + _GRACE_S)
             kept.clear()
             self._kept.pop(name, None)
+
+    def _follow(self, order: dict[str, Any]) -> None:
+        """Live as long as a process here and a service elsewhere."""
+        self._follows = True
+        try:
+            fd = os.pidfd_open(order["pid"])
+            about = {"node": node_name(), "pid": os.getpid()}
+            line = hold_on(order["lifeline"], about)
+        except OSError as error:
+            there = "{host}:{port}".format(**order["lifeline"])
+            advice = "give the orchestrator a network that nodes and driver share by interface="
+            text = f"the driver cannot be reached at {there} ({error}): {advice}"
+            self.say(failed="", error=text)
+            self._lines.put(_OVER)
+            return
+        self._leaves = order["leaves"]
+        guard.path(self._leaves)
+
+        def watch() -> None:
+            poller = select.poll()
+            poller.register(fd, select.POLLIN)
+            poller.register(line, select.POLLIN)
+            poller.poll()
+            self._lines.put(_OVER)
+
+        threading.Thread(target=watch, name="ssdag-keeper-follow", daemon=True).start()
 
     def _is_left(self, folder: str | None) -> bool:
         """Return whether a folder was made by a keeper that is gone; ours are in use."""

@@ -98,7 +98,9 @@ class Orchestrator(StoreService):
         A server on each node of the allocation, for the tasks of that node, which reach it
         by a unix socket of their node, or with `port` by loopback; elsewhere one here. A
         task gets a client of its own node's server; nodes share no data. Servers live as
-        long as the orchestrator, whatever becomes of tasks.
+        long as the orchestrator, whatever becomes of tasks. On nodes of a pilot the first
+        task starts one, which lives as long as the pilot's manager there at most; such
+        nodes must reach this machine at `interface`, by which servers learn of the end.
     cpus : int or sequence of int, optional
         Cores of each node to which a colocated server is bound: so many, the last of those
         that the allocation has there, or these.

@@ -178,7 +178,7 @@ def test_a_lost_server_of_a_node_comes_back_and_the_other_goes_on(
 
 
 def test_what_cannot_be(job: str) -> None:
-    for options in ({"nodes": 3}, {"interface": "eth0"}, {"persistence": "aof"}, {"cpus": 0},
+    for options in ({"nodes": 3}, {"folder": "x"}, {"persistence": "aof"}, {"cpus": 0},
                     {"cpus": ()}, {"cpus": "x"}):  # fmt: skip
         with pytest.raises(ConfigError, match=r"colocated=True takes no|cpus="):
             Orchestrator(colocated=True, **options)
