@@ -9,12 +9,13 @@ import os
 import secrets
 import socket
 import time
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ssdag.client import stream_scripts as scripts
 from ssdag.client.resp import ReplyError, command, key_bytes
 from ssdag.client.stream_keys import Deadline, run, script
 from ssdag.client.stream_presence import Presence
+from ssdag.client.stream_steps import Entry, StepReading
 from ssdag.errors import DataError, DataTimeoutError, MissingDataError, StoreError
 
 if TYPE_CHECKING:
@@ -27,11 +28,14 @@ if TYPE_CHECKING:
 #: Where a new group begins: with what is there, or with what comes.
 Start: TypeAlias = Literal["oldest", "newest"]
 
-#: How often a reader that always has something to read looks for what others left behind.
+#: How often a reader looks for what others left behind.
 _LOOK_S = 2.0
 
 #: Answers to a reader whose group or stream was deleted.
 _GONE = frozenset({"NOGROUP", "UNBLOCKED"})
+
+#: An entry that is not yet done with: its id, and the key of its bytes if they stand apart.
+Held: TypeAlias = tuple[bytes, "bytes | None"]
 
 #: An entry's id and its fields as a flat list, which is None if it was deleted.
 Found: TypeAlias = "tuple[bytes, list[bytes] | None] | None"
@@ -39,28 +43,18 @@ Found: TypeAlias = "tuple[bytes, list[bytes] | None] | None"
 _numbers = itertools.count(1)
 
 
-class Entry(NamedTuple):
-    """One record of a stream.
-
-    Attributes
-    ----------
-    number : int
-        From 1; what is missing in between was dropped, or read by others of the group.
-    value : numpy.ndarray, dict or Dataset
-        What was appended.
-    """
-
-    number: int
-    value: Any
+class _GoneError(Exception):
+    """The server knows neither the stream nor the group."""
 
 
-class StreamReader:
+class StreamReader(StepReading):
     """One of those who read a stream; made by :meth:`Stream.reader`, used by one thread.
 
     Each group gets every record, and in a group each record goes to one reader. A record is
     done with when the next one is asked for, at :meth:`done`, or when the block of ``with``
     ends without an exception. A record whose reader was killed before that goes to another
-    reader of the group, or to the next one that comes.
+    reader of the group, or to the next one that comes. (Where a cluster moves the stream to
+    another node just then, it may also go to two.)
     """
 
     def __init__(
@@ -72,6 +66,7 @@ class StreamReader:
         timeout_s: float | None,
         take_over_s: float | None,
     ) -> None:
+        super().__init__()
         self._stream = stream
         self._client = stream._client
         self._keys = stream._read_keys
@@ -84,17 +79,17 @@ class StreamReader:
         self._presence = Presence(self._client, self._keys.stream, self._channel + self._me)
         self._timeout_s = timeout_s
         self._idle = "" if take_over_s is None else str(max(int(take_over_s * 1000), 1))
+        self._look_s = _LOOK_S if take_over_s is None else min(_LOOK_S, max(take_over_s, 0.01))
         self._start = start
         self._readgroup = (b"XREADGROUP", b"GROUP", self._group, self._me, b"COUNT", b"1")
         self._pid = os.getpid()
         self._joined = False
         self._ended: str | None = None
         #: The entry that the caller has.
-        self._held: bytes | None = None
+        self._held: Held | None = None
         #: Whether the server may have given us an entry that we have not seen.
         self._unsure = True
         self._looked_s = -_LOOK_S
-        self._step: dict[str, Any] | None = None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -131,10 +126,15 @@ class StreamReader:
         self._join()
         while True:
             found = None
-            if self._ended is not None or time.monotonic() - self._looked_s >= _LOOK_S:
-                found = self._left_behind()
-            if found is None and self._ended is None:
-                found = self._new(deadline.wait_s(self._client))
+            try:
+                if self._ended is not None or time.monotonic() - self._looked_s >= self._look_s:
+                    self._presence.ensure()
+                    found = self._left_behind()
+                if found is None and self._ended is None:
+                    found = self._new(min(deadline.wait_s(self._client), self._look_s))
+            except _GoneError:
+                self._check_gone()
+                continue
             if found is not None:
                 entry = self._use(*found)
                 if entry is not None:
@@ -156,14 +156,27 @@ class StreamReader:
         if self._pid != os.getpid():
             raise DataError("this reader was made before a fork: make another one here")
 
+    def _check_gone(self) -> None:
+        """Return if the stream has only moved to another node of the cluster."""
+        groups = self._stream.info().groups
+        if self._group.decode("utf-8", "surrogateescape") not in groups:
+            self._joined = False
+            self._held = None
+            raise MissingDataError(
+                f"stream {self._stream.name!r} is gone: it was deleted, or its server was "
+                "started anew"
+            )
+        self._looked_s = -_LOOK_S
+
     def _join(self) -> None:
         if not self._joined:
             self._stream._open()
+            self._looked_s = -_LOOK_S
             begin = "0" if self._start == "oldest" else "$"
             line = script(scripts.JOIN, (self._keys.stream,), self._group, begin)
+            self._presence.ensure()
             run(self._client, self._what, self._keys, line)
             self._joined = True
-        self._presence.ensure()
 
     @property
     def _what(self) -> str:
@@ -224,17 +237,13 @@ class StreamReader:
             return connection.reply()
         except ReplyError as error:
             if error.code in _GONE:
-                self._joined = False
-                raise MissingDataError(
-                    f"stream {self._stream.name!r} is gone: it was deleted, or its server "
-                    "was started anew"
-                ) from None
+                raise _GoneError from None
             raise
 
-    def _ack(self, entry_id: bytes) -> bytes:
-        # A slot that is being moved has its keys on two nodes: the server must know of all.
-        record = b"%b:%b" % (self._keys.stream, entry_id.partition(b"-")[0])
-        return script(scripts.ACK, (*self._keys, record), self._group, entry_id)
+    def _ack(self, held: Held) -> bytes:
+        entry_id, at = held
+        keys = (*self._keys, at) if at else self._keys
+        return script(scripts.ACK, keys, self._group, entry_id)
 
     def _use(self, entry_id: bytes, flat: list[bytes] | None) -> Entry | None:
         """Return the record of an entry; None if it is the end, or was deleted."""
@@ -242,16 +251,16 @@ class StreamReader:
         if b"layout" not in fields:
             if b"end" in fields:
                 self._ended = fields[b"end"].decode("utf-8", "replace")
-            self._held = entry_id  # the end is handed on when it is done with
+            self._held = entry_id, None  # the end is handed on when it is done with
             return None
         number = int(entry_id.partition(b"-")[0])
         self._unsure = True
         try:
-            value = self._stream._value(self._keys, number, fields)
+            value = self._stream._value(number, fields)
         except DataError:
-            self._held = entry_id  # it would be the same again
+            self._held = entry_id, fields.get(b"at")  # it would be the same again
             raise
-        self._held = entry_id
+        self._held = entry_id, fields.get(b"at")
         self._unsure = False
         return Entry(number, value)
 
@@ -300,58 +309,6 @@ class StreamReader:
         if entry is None:
             raise StopIteration
         return entry.value
-
-    # -- steps -----------------------------------------------------------------------
-
-    def begin_step(self, timeout_s: float | None = None) -> bool:
-        """Wait for the next step, which :meth:`get` then reads from; False at the end.
-
-        Raises
-        ------
-        DataError
-            What came is no step, but a single array; and all that :meth:`read` raises.
-        """
-        entry = self.read(timeout_s)
-        self._step = None
-        if entry is None:
-            return False
-        if not isinstance(entry.value, dict):
-            raise DataError(
-                f"record {entry.number} of stream {self._stream.name!r} is no step: it was not "
-                "written by begin_step(), put() and end_step(), nor as a dict"
-            )
-        self._step = entry.value
-        return True
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What the step has."""
-        return tuple(self._in_step())
-
-    def get(self, name: str) -> Any:
-        """Return a value of the step.
-
-        Raises
-        ------
-        MissingDataError
-            The step has nothing of this name.
-        """
-        step = self._in_step()
-        if name not in step:
-            known = ", ".join(step) or "nothing"
-            raise MissingDataError(f"the step has no {name!r}; it has {known}")
-        return step[name]
-
-    def _in_step(self) -> dict[str, Any]:
-        if self._step is None:
-            raise DataError("not in a step: begin_step() is missing, or returned False")
-        return self._step
-
-    def end_step(self) -> None:
-        """Say that the step is done with: a writer that waits may go on."""
-        self._in_step()
-        self._step = None
-        self.done()
 
 
 def _first(answer: Any) -> Found:

@@ -5,16 +5,21 @@ The keys of a stream share a hash tag, so a cluster has all of them on one node:
 
 ``{name}:stream``
     A stream of Redis with an entry for each record: ``<number>-0``, the fields ``layout``
-    and, if the record is small, ``bytes``. An entry with the field ``end`` is the end.
-``{name}:stream:<number>``
-    The bytes of a large record.
+    and ``bytes``, or, if the record is large, ``at``: the key that has its bytes. An entry
+    with the field ``end`` is the end.
+``{name}:stream:<writer>:<sequence>``
+    The bytes of a large record; they go by themselves if they never become an entry.
 ``{name}:stream:state``
     A hash: capacity, policy, how many were appended and dropped, who has ended.
 ``{name}:stream:room``
     A list with a token when a writer that waits may look again.
-``{name}:stream:by:<writer>``
-    The last record that a writer has appended, so that one whose answer was lost is not
-    appended twice; and beside it, for a short time, bytes that are not yet an entry.
+``{name}:stream:<writer>``
+    For a while, the last record that a writer has appended, so that one whose answer was
+    lost is not appended twice.
+
+A slot of a cluster that is being moved has some keys here and some there. The server then
+answers TRYAGAIN if a program names keys that it has and keys that it has not, and clients
+try again; where keys cannot be named beforehand the programs answer the same.
 """
 
 from __future__ import annotations
@@ -44,9 +49,25 @@ local function finished(id, in_groups)
   end
   return #in_groups > 0 and not taken(id, in_groups)
 end
-local function evict(id)
+local function evict(id, flat)
+  local at = map(flat).at
+  if at then
+    local freed = redis.pcall('UNLINK', at)
+    if type(freed) == 'table' then return redis.error_reply('TRYAGAIN a key has moved') end
+  end
   redis.call('XDEL', KEYS[1], id)
-  redis.call('UNLINK', KEYS[1] .. ':' .. number(id))
+end
+local function from_the_oldest(count, enough)
+  local begin = '-'
+  while true do
+    local entries = redis.call('XRANGE', KEYS[1], begin, '+', 'COUNT', count)
+    for _, entry in ipairs(entries) do
+      local answer = enough(entry[1], entry[2])
+      if answer then return answer end
+    end
+    if #entries < count then return nil end
+    begin = '(' .. entries[#entries][1]
+  end
 end
 local function wake_writer()
   if redis.call('LLEN', KEYS[3]) == 0 then redis.call('RPUSH', KEYS[3], '1') end
@@ -76,9 +97,10 @@ return out
 #: What :data:`APPEND` answers first: done, no room, its bytes are gone, the stream has ended.
 DONE, FULL, RESEND, ENDED = 1, 0, -1, -2
 
-#: Keys: stream, state, room, writer's last, bytes that wait. Values: sequence, capacity,
-#: policy, evicts, large, layout, bytes, how long bytes wait (ms), how long the writer is
-#: remembered (s). Returns what became of it, and whether the next one has to wait.
+#: Keys: stream, state, room, writer, bytes of a large record. Values: sequence, capacity,
+#: policy, evicts, large, layout, bytes of a small one, how long bytes that are no entry
+#: stay (ms), how long the writer is remembered (s). Returns what became of it, and whether
+#: the next one has to wait.
 APPEND = (
     _SHARED
     + """
@@ -87,7 +109,13 @@ local blocks = setting('policy', ARGV[3]) == 'block'
 local evicts = setting('evict', ARGV[4]) == '1'
 local large = ARGV[5] == '1'
 local held = redis.call('XLEN', KEYS[1])
-if redis.call('GET', KEYS[4]) == ARGV[1] then
+local sequence, last = string.match(redis.call('GET', KEYS[4]) or '', '^(%d+) (%d+%-0)$')
+if sequence == ARGV[1] then
+  if large and #redis.call('XRANGE', KEYS[1], last, last) > 0 then
+    redis.call('PERSIST', KEYS[5])
+  else
+    redis.call('UNLINK', KEYS[5])
+  end
   return {1, blocks and held >= capacity and 1 or 0}
 end
 if redis.call('HEXISTS', KEYS[2], 'ended') == 1 then
@@ -95,50 +123,42 @@ if redis.call('HEXISTS', KEYS[2], 'ended') == 1 then
   wake_writer()
   return {-2, 0}
 end
-if held >= capacity and blocks then
-  if not evicts then
-    local all = groups()
-    for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) do
-      if finished(entry[1], all) then
-        evict(entry[1])
-        held = held - 1
-        break
-      end
-    end
+if held >= capacity then
+  local all = groups()
+  local in_work = 0
+  if not blocks then
+    for _, g in ipairs(all) do in_work = in_work + g.pending end
   end
-  if held >= capacity then
+  local over = held - in_work - capacity + 1
+  if over > 0 and not (blocks and evicts) then
+    local answer = from_the_oldest(over + in_work, function(id, flat)
+      local read = finished(id, all)
+      if read or not blocks and not taken(id, all) then
+        local failed = evict(id, flat)
+        if failed then return failed end
+        if not read then redis.call('HINCRBY', KEYS[2], 'dropped', 1) end
+        held = held - 1
+        over = over - 1
+      end
+      return over == 0
+    end)
+    if type(answer) == 'table' then return answer end
+  end
+  if blocks and held >= capacity then
     redis.call('DEL', KEYS[3])
     if large then redis.call('PEXPIRE', KEYS[5], ARGV[8]) end
     return {0, 1}
   end
 end
 if large and redis.call('EXISTS', KEYS[5]) == 0 then return {-1, 0} end
-local n = redis.call('HINCRBY', KEYS[2], 'appended', 1)
-if held >= capacity and not blocks then
-  local all = groups()
-  local in_work = 0
-  for _, g in ipairs(all) do in_work = in_work + g.pending end
-  local over = held - in_work - capacity + 1
-  if over > 0 then
-    for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', over + in_work)) do
-      if over > 0 and not taken(entry[1], all) then
-        if not finished(entry[1], all) then redis.call('HINCRBY', KEYS[2], 'dropped', 1) end
-        evict(entry[1])
-        held = held - 1
-        over = over - 1
-      end
-    end
-  end
-end
-local id = string.format('%.0f-0', n)
+local id = string.format('%.0f-0', redis.call('HINCRBY', KEYS[2], 'appended', 1))
 if large then
-  redis.call('RENAME', KEYS[5], KEYS[1] .. ':' .. number(id))
-  redis.call('PERSIST', KEYS[1] .. ':' .. number(id))
-  redis.call('XADD', KEYS[1], id, 'layout', ARGV[6])
+  redis.call('PERSIST', KEYS[5])
+  redis.call('XADD', KEYS[1], id, 'layout', ARGV[6], 'at', KEYS[5])
 else
   redis.call('XADD', KEYS[1], id, 'layout', ARGV[6], 'bytes', ARGV[7])
 end
-redis.call('SET', KEYS[4], ARGV[1], 'EX', ARGV[9])
+redis.call('SET', KEYS[4], ARGV[1] .. ' ' .. id, 'EX', ARGV[9])
 local full = blocks and held + 1 >= capacity
 if blocks and not full then wake_writer() end
 return {1, full and 1 or 0}
@@ -154,16 +174,14 @@ if not s[1] or s[2] ~= 'block' or s[4] then return 0 end
 if redis.call('XLEN', KEYS[1]) < tonumber(s[1]) then return 0 end
 if s[3] ~= '1' then
   local all = groups()
-  for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) do
-    if finished(entry[1], all) then return 0 end
-  end
+  if from_the_oldest(16, function(id) return finished(id, all) end) then return 0 end
 end
 redis.call('DEL', KEYS[3])
 return 1
 """
 )
 
-#: Keys: stream, state, room, the record. Values: group, id. The entry is done with.
+#: Keys: stream, state, room, and bytes if it is large. Values: group, id. The entry is done with.
 ACK = (
     _SHARED
     + """
@@ -182,7 +200,10 @@ if marker then
   if not string.match(ARGV[2], '-0$') then return 1 end
 end
 if finished(ARGV[2], groups()) then
-  if redis.call('HGET', KEYS[2], 'evict') ~= '0' then evict(ARGV[2]) end
+  if redis.call('HGET', KEYS[2], 'evict') ~= '0' then
+    redis.call('XDEL', KEYS[1], ARGV[2])
+    if KEYS[4] then redis.call('UNLINK', KEYS[4]) end
+  end
   wake_writer()
 end
 return 1
@@ -256,7 +277,12 @@ for _, flat in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
         'XPENDING', KEYS[1], ARGV[1], 'IDLE', idle, '-', '+', 1, other.name)
       if #old > 0 then
         local got = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], idle, old[1][1])
-        if #got > 0 and got[1] then return {got[1], false} end
+        if #got > 0 and got[1] then
+          if gone and other.pending == 1 then
+            redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], other.name)
+          end
+          return {got[1], false}
+        end
         redis.call('XACK', KEYS[1], ARGV[1], old[1][1])
       end
     end
@@ -274,30 +300,40 @@ return {false, false}
 REMOVE_GROUP = (
     _SHARED
     + """
-if #groups() == 0 then return 0 end
-local removed = redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1])
-local left = groups()
-if removed == 1 and #left > 0 and redis.call('HGET', KEYS[2], 'evict') ~= '0' then
+local left, found = {}, false
+for _, g in ipairs(groups()) do
+  if g.name == ARGV[1] then found = true else left[#left + 1] = g end
+end
+if not found then return 0 end
+if #left > 0 and redis.call('HGET', KEYS[2], 'evict') ~= '0' then
   for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) do
-    if string.match(entry[1], '-0$') and finished(entry[1], left) then evict(entry[1]) end
+    if string.match(entry[1], '-0$') and finished(entry[1], left) then
+      local failed = evict(entry[1], entry[2])
+      if failed then return failed end
+    end
   end
 end
+redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1])
 wake_writer()
-return removed
+return 1
 """
 )
 
 #: Keys: stream, state, room. Deletes all that the stream has; returns 1 if there was one.
-DELETE = """
+DELETE = (
+    _SHARED
+    + """
 local there = redis.call('EXISTS', KEYS[1], KEYS[2])
 if redis.call('EXISTS', KEYS[1]) == 1 then
   for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) do
-    redis.call('UNLINK', KEYS[1] .. ':' .. string.match(entry[1], '^%d+'))
+    local failed = evict(entry[1], entry[2])
+    if failed then return failed end
   end
 end
 redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[3])
 return there > 0 and 1 or 0
 """
+)
 
 #: Keys: stream, state. Returns the state as a flat list, how many entries there are
 #: without the end, and the groups as flat lists.

@@ -51,8 +51,7 @@ class StreamWriter:
         self._pid = os.getpid()
         self._id = secrets.token_hex(8)
         self._sequence = 0
-        by = b"%b:by:%b" % (self._keys.stream, self._id.encode())
-        self._last_key, self._bytes_key = by, by + b":bytes"
+        self._writer_key = b"%b:%b" % (self._keys.stream, self._id.encode())
 
     def __repr__(self) -> str:
         return f"<StreamWriter of {self._stream.name!r}>"
@@ -85,6 +84,11 @@ class StreamWriter:
                 status = self._answer(self._after_a_token(line, deadline))
 
     @property
+    def _bytes_key(self) -> bytes:
+        """Where the bytes of this record are, if it is large."""
+        return b"%b:%d" % (self._writer_key, self._sequence)
+
+    @property
     def _what(self) -> str:
         return f"append to stream {self._stream.name!r}"
 
@@ -92,7 +96,7 @@ class StreamWriter:
         options = self._stream.options
         return script(
             scripts.APPEND,
-            (*self._keys, self._last_key, self._bytes_key),
+            (*self._keys, self._writer_key, self._bytes_key),
             self._sequence,
             DEFAULT_CAPACITY if options.capacity is None else options.capacity,
             options.policy or "block",

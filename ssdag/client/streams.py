@@ -11,7 +11,8 @@ from ssdag.client.records import BytesSource, WireSource, unpack
 from ssdag.client.resp import command
 from ssdag.client.shared import ClientReference
 from ssdag.client.stream_keys import Keys, Options, run, script
-from ssdag.client.stream_reader import Entry, StreamReader
+from ssdag.client.stream_reader import StreamReader
+from ssdag.client.stream_steps import Entry
 from ssdag.client.stream_writer import StreamWriter
 from ssdag.errors import ConfigError, MissingDataError
 
@@ -219,20 +220,19 @@ class Stream:
                     continue
                 number = int(entry_id.partition(b"-")[0])
                 try:
-                    return Entry(number, self._value(keys, number, fields))
+                    return Entry(number, self._value(number, fields))
                 except MissingDataError:  # somebody was done with it just now
                     break
             else:
                 return None
         return None
 
-    def _value(self, keys: Keys, number: int, fields: dict[bytes, bytes]) -> Any:
+    def _value(self, number: int, fields: dict[bytes, bytes]) -> Any:
         """Return the record of an entry; fetches its bytes if they stand apart."""
         layout = fields[b"layout"]
         if b"bytes" in fields:
             return unpack(layout, BytesSource(fields[b"bytes"]))
-        key = b"%b:%d" % (keys.stream, number)
-        line = command(b"GET", key)
+        line = command(b"GET", fields[b"at"])
 
         def work(connection: Connection) -> Any:
             connection.send(line)
@@ -249,7 +249,7 @@ class Stream:
             connection.owed -= 1
             return value
 
-        return self._client._run(f"read of stream {self.name!r}", work, key=keys.stream)
+        return self._client._run(f"read of stream {self.name!r}", work, key=fields[b"at"])
 
     # -- the stream as such ----------------------------------------------------------
 
@@ -283,7 +283,9 @@ class Stream:
         known = {}
         for one in groups:
             facts = dict(zip(one[::2], one[1::2], strict=True))
-            known[facts[b"name"].decode()] = GroupInfo(facts[b"consumers"], facts[b"pending"])
+            known[facts[b"name"].decode("utf-8", "surrogateescape")] = GroupInfo(
+                facts[b"consumers"], facts[b"pending"]
+            )
         return StreamInfo(
             length=length,
             capacity=int(state[b"capacity"]) if b"capacity" in state else None,

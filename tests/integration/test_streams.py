@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from ssdag.client import Client
-from ssdag.client.dataset import Dataset
 from ssdag.client.stream_keys import Keys
 from ssdag.errors import (
     ConfigError,
@@ -61,84 +60,9 @@ def stream_keys(client: Client) -> set[str]:
     return {key.decode() for key in client.call("KEYS", "*")}
 
 
-RECORDS = [
-    np.arange(6.0).reshape(2, 3),
-    np.array(3, ">i2"),
-    np.empty((0, 4), np.complex64),
-    np.asfortranarray(np.arange(10_000.0).reshape(100, 100)),
-    np.array([(1, 2.5)], [("n", "<i4"), ("x", "<f8")]),
-]
-
-
-@pytest.mark.parametrize("record", RECORDS, ids=lambda a: f"{a.dtype}{a.shape}")
-def test_an_array_comes_back_as_it_was(client: Client, record: np.ndarray[Any, Any]) -> None:
-    stream = client.stream("u")
-    stream.append(record)
-    (back,) = values(stream, count=1)
-    assert back.dtype == record.dtype
-    assert back.shape == record.shape
-    assert back.flags.f_contiguous == record.flags.f_contiguous
-    assert back.flags.writeable
-    assert (back == record).all()
-
-
-def test_a_dict_comes_back_as_it_was(client: Client) -> None:
-    record = {
-        "u": LARGE,
-        "t": 0.1,
-        "label": "größe",
-        "n": 2**70,
-        "on": True,
-        "none": None,
-        "raw": b"\x00\xff",
-        "scalar": np.float64(2.5),
-        "list": [1, "two"],
-        "v": np.zeros((2, 0)),
-    }
-    stream = client.stream("u")
-    stream.append(record)
-    (back,) = values(stream, count=1)
-    assert list(back) == list(record)
-    assert (back.pop("u") == record.pop("u")).all()
-    assert back.pop("v").shape == (2, 0)
-    assert type(back["scalar"]) is np.float64
-    assert back["n"] == 2**70
-    assert back["on"] is True
-    del record["v"]
-    assert back == record
-
-
-def test_a_dataset_comes_back_as_it_was(client: Client) -> None:
-    record = Dataset("step 7", {"u": LARGE, "ids": np.arange(3)}, {"t": 0.5, "by": ["a", "ü"]})
-    stream = client.stream("u")
-    stream.append(record)
-    (back,) = values(stream, count=1)
-    assert isinstance(back, Dataset)
-    assert back.name == "step 7"
-    assert list(back) == ["u", "ids"]
-    assert (back["u"] == LARGE).all()
-    assert back.get_meta_scalars("t").tolist() == [0.5]
-    assert back.get_meta_strings("by") == ["a", "ü"]
-
-
-@pytest.mark.parametrize(
-    "record", [{"a": object()}, {1: 2}, {"a": [np.zeros(2)]}, np.array([object()])]
-)
-def test_what_cannot_be_stored_is_said_at_once(client: Client, record: Any) -> None:
-    stream = client.stream("u")
-    with pytest.raises(DataFormatError):
-        stream.append(record)
-    assert len(stream) == 0
-
-
-def test_records_are_plain_npy_values(client: Client) -> None:
-    """A large array can be read with nothing but a Redis client and numpy."""
-    import io
-
-    client.stream("u").append(LARGE)
-    data = client.redis.get("{u}:stream:1")
-    assert isinstance(data, bytes)
-    assert (np.load(io.BytesIO(data)) == LARGE).all()
+def payloads(client: Client) -> list[str]:
+    """Keys that hold the bytes of large records."""
+    return sorted(key for key in stream_keys(client) if key.count(":") == 3)
 
 
 def test_order_and_end(client: Client) -> None:
@@ -172,13 +96,12 @@ def test_evicted_when_read(client: Client) -> None:
     stream = client.stream("u")
     for _ in range(3):
         stream.append(LARGE)
-    payloads = {f"{{u}}:stream:{n}" for n in (1, 2, 3)}
-    assert payloads < stream_keys(client)
+    assert len(payloads(client)) == 3
     with stream.reader() as reader:
         for _ in range(3):
             reader.read(20)
         reader.done()
-        assert not payloads & stream_keys(client)
+        assert not payloads(client)
         assert len(stream) == 0
 
 
@@ -207,7 +130,7 @@ def test_writer_waits_for_room(client: Client) -> None:
     with pytest.raises(DataTimeoutError, match="was full"):
         stream.append(1, timeout_s=0)
     assert len(stream) == 2
-    assert not [key for key in stream_keys(client) if key.endswith(":bytes")]
+    assert len(payloads(client)) == 2
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(stream.append, LARGE)
         with stream.reader(timeout_s=20) as reader:
@@ -242,8 +165,7 @@ def test_drop_oldest(client: Client) -> None:
     for i in range(10):
         stream.append({"i": i, "u": LARGE}, timeout_s=0)
     assert stream.info().dropped == 7
-    payloads = {key for key in stream_keys(client) if key.rpartition(":")[2].isdecimal()}
-    assert payloads == {f"{{u}}:stream:{n}" for n in (8, 9, 10)}
+    assert len(payloads(client)) == 3
     with stream.reader(timeout_s=20) as reader:
         assert next(reader)["i"] == 7
         for i in range(10, 20):
@@ -423,7 +345,8 @@ def test_delete(client: Client) -> None:
     with client.stream("u").reader(timeout_s=20) as reader:
         next(reader)
         assert stream.delete()
-        assert not [key for key in stream_keys(client) if ":by:" not in key]
+        writers = {key for key in stream_keys(client) if key.count(":") == 2}
+        assert writers == stream_keys(client)
         with pytest.raises(MissingDataError, match="deleted"):
             next(reader)
         stream.append(4)
@@ -444,7 +367,7 @@ def test_lost_bytes_are_said_and_passed(client: Client) -> None:
     stream = client.stream("u")
     stream.append(LARGE)
     stream.append(LARGE)
-    client.call("DEL", "{u}:stream:1")
+    client.call("DEL", payloads(client)[0])
     with stream.reader(timeout_s=20) as reader:
         with pytest.raises(MissingDataError, match="record 1"):
             reader.read()
