@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ssdag.apps.files import File
     from ssdag.client import Client, Dataset
     from ssdag.config import Config
+    from ssdag.connectors.dictionary import DistributedDict
     from ssdag.dataflow.engine import Engine
     from ssdag.dataflow.paths import critical_path
     from ssdag.dataflow.retry import RetryPolicy
@@ -64,6 +65,7 @@ _WHERE = {
     "ssdag.apps.files": ("File",),
     "ssdag.client": ("Client", "Dataset"),
     "ssdag.config": ("Config",),
+    "ssdag.connectors.dictionary": ("DistributedDict",),
     "ssdag.dataflow.engine": ("Engine",),
     "ssdag.dataflow.paths": ("critical_path",),
     "ssdag.dataflow.retry": ("RetryPolicy",),
@@ -121,6 +123,7 @@ __all__ = [
     "DataTimeoutError",
     "Dataset",
     "DependencyError",
+    "DistributedDict",
     "Engine",
     "EngineClosedError",
     "Event",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ssdag.connectors.base import Connector
+    from ssdag.connectors.dictionary import DistributedDict
     from ssdag.connectors.directory import DirectoryConnector
     from ssdag.connectors.redis import RedisConnector
     from ssdag.connectors.shared_memory import SharedMemoryConnector
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Connector",
     "DirectoryConnector",
+    "DistributedDict",
     "RedisConnector",
     "SharedMemoryConnector",
 ]
@@ -21,6 +23,7 @@ __all__ = [
 _WHERE = {
     "Connector": "ssdag.connectors.base",
     "DirectoryConnector": "ssdag.connectors.directory",
+    "DistributedDict": "ssdag.connectors.dictionary",
     "RedisConnector": "ssdag.connectors.redis",
     "SharedMemoryConnector": "ssdag.connectors.shared_memory",
 }

@@ -13,7 +13,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
+    from ssdag.connectors import DistributedDict
     from ssdag.connectors.base import Connector
 
 BIG = 1 << 20
@@ -45,6 +48,14 @@ def hold(connector: Connector) -> None:
     connector.write("held", [b""])
     connector.wait("go", 60)
     connector.write("found", [held])
+
+
+def count(shared: DistributedDict[Any], rank: str) -> None:
+    """Put as many values as the dictionary says."""
+    number = shared.get("go", timeout_s=60)
+    for i in range(number):
+        shared["all", int(rank), i] = np.array([int(rank), i])
+    shared["done", int(rank)] = number
 
 
 def start(connector: Any, function: Any, *args: str) -> subprocess.Popen[bytes]:

@@ -66,3 +66,6 @@ CONNECTORS = [
     pytest.param(_redis("redis-server"), id="redis7", marks=_needs_redis),
     pytest.param(_redis(None, nodes=3), id="cluster"),
 ]
+
+#: One of each that differs in more than an option.
+SOME = [param for param in CONNECTORS if param.id not in ("parallel", "redis7")]
