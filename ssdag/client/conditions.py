@@ -118,6 +118,37 @@ def list_length(name: str, key: bytes, length: int, compare: Comparison = ">=") 
     return Condition("list", name, (key,), (b"LLEN", key), holds)
 
 
+def stream_records(name: str, state: bytes, count: int) -> Condition:
+    """Return the condition that a stream has had so many records, gone ones included.
+
+    Parameters
+    ----------
+    name : str
+        The stream.
+    state : bytes
+        The key of its state.
+    count : int
+        Number of records.
+
+    Raises
+    ------
+    ConfigError
+        The count is none.
+    """
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ConfigError(f"records={count!r}: a number of records, 1 or more")
+
+    def holds(reply: Reply) -> bool:
+        return isinstance(reply, bytes) and int(reply) >= count
+
+    return Condition("stream", name, (state,), (b"HGET", state, b"appended"), holds)
+
+
+def stream_end(name: str, state: bytes) -> Condition:
+    """Return the condition that a stream has ended, read to its end or not."""
+    return Condition("stream", name, (state,), (b"HEXISTS", state, b"ended"))
+
+
 def checked(name: str, keys: tuple[bytes, ...], check: Callable[[], Any]) -> Condition:
     """Return the condition that a function of the user returns something true.
 

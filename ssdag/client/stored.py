@@ -25,19 +25,27 @@ class StoredReference(Reference):
         Name of the method, such as ``get_dataset``.
     args : tuple
         What it is called with.
+    options : dict
+        And by name.
     prefix : str
         Of the names, in place of what the client has; None for the client's own.
     """
 
-    __slots__ = ("args", "call", "client", "prefix")
+    __slots__ = ("args", "call", "client", "options", "prefix")
 
     def __init__(
-        self, client: ClientBase, call: str, args: tuple[Any, ...], prefix: str | None = None
+        self,
+        client: ClientBase,
+        call: str,
+        args: tuple[Any, ...],
+        prefix: str | None = None,
+        options: dict[str, Any] | None = None,
     ) -> None:
         self.client = client
         self.call = call
         self.args = args
         self.prefix = prefix
+        self.options = options or {}
 
     def resolve(self) -> Any:
         """Fetch it; blocks while it travels.
@@ -50,10 +58,10 @@ class StoredReference(Reference):
             The server cannot be reached.
         """
         if self.prefix is None or self.prefix == self.client.prefixes.source:
-            return getattr(self.client, self.call)(*self.args)
+            return getattr(self.client, self.call)(*self.args, **self.options)
         with self.client.clone() as client:
             client.prefixes.source = self.prefix
-            return getattr(client, self.call)(*self.args)
+            return getattr(client, self.call)(*self.args, **self.options)
 
     def __ssdag_parts__(self) -> tuple[Any, ...]:
         client = self.client
@@ -61,8 +69,8 @@ class StoredReference(Reference):
         plain = client.given_password is None and not client.prefixes.sources
         if plain and not client.prefixes.source:
             where = ClientReference(client.address, client.password_file)
-            return where, self.call, self.args, self.prefix
-        return client, self.call, self.args, self.prefix
+            return where, self.call, self.args, self.prefix, self.options
+        return client, self.call, self.args, self.prefix, self.options
 
     def __repr__(self) -> str:
         return f"<StoredReference {self.call}{self.args!r} at {self.client.address}>"

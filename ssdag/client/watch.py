@@ -24,6 +24,7 @@ from ssdag.client.address import Place, read_password
 from ssdag.client.checks import Checker
 from ssdag.client.conditions import REMOVALS, Condition
 from ssdag.client.resp import ReplyError, explain
+from ssdag.client.slots import slot_of
 from ssdag.client.waiting import Look, Waiting, Watch
 from ssdag.client.watch_nodes import Nodes
 from ssdag.errors import DataTimeoutError, SsdagError, StoreError
@@ -146,6 +147,22 @@ class Watcher:
         self._checker.close()
         for future in futures:
             _fail(future, error)
+
+    def give_up(self, first: int, last: int, error: SsdagError) -> None:
+        """Fail those who wait for keys in some slots of a cluster, as these are lost.
+
+        Parameters
+        ----------
+        first, last : int
+            The slots, both included.
+        error : SsdagError
+            What they get.
+        """
+        for look in self._waiting.looks():
+            if first <= slot_of(look.keys[0]) <= last:
+                for watch in self._waiting.at(look):
+                    self._forget(watch.future)
+                    _fail(watch.future, error)
 
     # -- the thread ------------------------------------------------------------------
 

@@ -9,11 +9,13 @@ from concurrent.futures import InvalidStateError
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ssdag.client import conditions
+from ssdag.client.conditions import Condition
 from ssdag.client.dataset import check_name
 from ssdag.client.dataset_keys import check_base, meta_key
 from ssdag.client.resp import key_bytes
 from ssdag.client.shared import TensorReference
 from ssdag.client.stored import StoredReference
+from ssdag.client.stream_keys import Keys, Options
 from ssdag.client.watchers import close_watcher, watcher_for
 from ssdag.errors import ServiceError, SsdagError, StoreError
 from ssdag.futures import DataFuture
@@ -24,9 +26,10 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from ssdag.client.client import Client
-    from ssdag.client.conditions import Condition
     from ssdag.client.dataset import Dataset
     from ssdag.client.npy import Array
+    from ssdag.client.stream_keys import Policy
+    from ssdag.client.streams import Stream
     from ssdag.futures import Future
 
     #: Named here, because inside the class `list` is a method.
@@ -147,6 +150,57 @@ class DataFutures(ServiceNode):
         condition = conditions.existence("key", name, key_bytes(name))
         return self._future(condition, _fetch("get_key", (name,), ""), timeout_s)
 
+    def stream(
+        self,
+        name: str,
+        *,
+        capacity: int | None = None,
+        policy: Policy | None = None,
+        evict: bool | None = None,
+        writers: int | None = None,
+        records: int = 0,
+        ended: bool = False,
+        timeout_s: float | None = None,
+    ) -> DataFuture[Stream]:
+        """Return the future of a stream: a task that takes it gets it connected.
+
+        By default the task runs as soon as the server is there, as writers and readers
+        do that run at the same time.
+
+        Parameters
+        ----------
+        name : str
+            The stream, with the prefix of its writer (``prefix.name``) if that has one.
+        capacity, policy, evict, writers : optional
+            See :meth:`ssdag.Client.stream`.
+        records : int
+            Let the task wait until so many records were appended.
+        ended : bool
+            Let the task wait until the stream has ended.
+        timeout_s : float, optional
+            The future fails with DataTimeoutError after this time.
+
+        Raises
+        ------
+        ConfigError
+            An option has no possible value.
+        DataFormatError
+            The name cannot be one.
+        """
+        options = Options(capacity, policy, evict, writers).checked()
+        state = Keys.of(name).state
+        condition = Condition("stream", name, (state,))
+        if ended:
+            condition = conditions.stream_end(name, state)
+        elif records:
+            condition = conditions.stream_records(name, state, records)
+        given = {word: value for word, value in options._asdict().items() if value is not None}
+
+        def result(client: Client) -> object:
+            return StoredReference(client, "stream", (name,), "", given)
+
+        return self._future(condition, result, timeout_s)
+
     def when(
         self,
         check: Callable[[Client], T],
@@ -204,7 +258,7 @@ class DataFutures(ServiceNode):
         Parameters
         ----------
         condition : Condition
-            What is waited for.
+            What is waited for; one without a command holds as soon as the server is there.
         result : callable
             Gets the client and returns what the future will hold.
         timeout_s : float or None
@@ -220,6 +274,10 @@ class DataFutures(ServiceNode):
                     future.set_exception(error)
                 return
             client: Client = ready.result()
+            if not condition.look and condition.check is None:
+                with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
+                    future.set_result(result(client))
+                return
             watcher = watcher_for(client)
             watcher.patience_s = max(watcher.patience_s, _PATIENCE_S)
             left_s = None if until_s is None else max(until_s - time.monotonic(), 0.0)
@@ -241,6 +299,10 @@ class DataFutures(ServiceNode):
             failure = StoreError(f"{self.name!r} was stopped while data were awaited")
             failure.transient = False
         close_watcher(client, failure)
+
+    def _fail_slots(self, client: Client, first: int, last: int, error: SsdagError) -> None:
+        """Fail what waits for data in the slots of a shard that is lost."""
+        watcher_for(client).give_up(first, last, error)
 
 
 def _prefixed(prefix: str, name: str) -> str:

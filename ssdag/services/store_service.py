@@ -185,6 +185,10 @@ class StoreService(DataFutures):
                 _log.error("%s", error)
                 with self._lock:
                     self._error = error
+                if not served:
+                    client = shared_client(self._address(), self._password_file())
+                    first, last = slots_of(member.shard, self._plan.shards)
+                    self._fail_slots(client, first, last, error)
                 return
             self._give_up(error)
         self._leave_scope()
