@@ -64,7 +64,9 @@ class NodeServer:
             It did not start; nothing is left behind.
         """
         if isinstance(self.place, NodePlace):
-            self.server = self.place.start(self._request, cpus=self._cpus, folder_name=folder_name)
+            self.server = self.place.start(
+                self._request, cpus=self._cpus, folder_name=folder_name, beside=True
+            )
             return
         folder = temporary_folder(outlives=False)
         try:
@@ -96,7 +98,7 @@ class NodeServer:
         assert old is not None
         request = dataclasses.replace(self._request, port=old.port, folder=old.folder)
         if isinstance(self.place, NodePlace):
-            self.server = self.place.start(request, cpus=self._cpus)
+            self.server = self.place.start(request, cpus=self._cpus, beside=True)
         else:
             self._start_here(request)
 

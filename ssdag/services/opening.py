@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 #: Launchers that choose nodes themselves.
 _CHOOSES_NODES = frozenset({"jsrun", "flux"})
-#: What has a launcher send its input to all ranks; those of others get it on rank 0 only.
-_TO_ALL = {"srun": (), "flux": (), "mpiexec": ("-s", "all"), "mpirun": ("--stdin", "all")}
+#: Launchers that hand their input to all ranks; the others do to rank 0 only.
+_TO_ALL = frozenset({"srun"})
 #: Options of a service: a step without MPI, which shares cores with others.
 _OF_A_SERVICE = {"srun": ("--mpi=none",)}
 #: What srun would take for options of the step: they are the allocation's.
@@ -159,8 +159,7 @@ def service_step(
         raise UnsupportedError(
             "launcher single starts nothing on other nodes: name one that does by launcher="
         )
-    many = len(hosts) > 1
-    if many and launcher.name not in _TO_ALL:
+    if len(hosts) > 1 and launcher.name not in _TO_ALL:
         raise UnsupportedError(
             f"launcher {launcher.name} hands its input to one rank only: use single_cmd=False, "
             "a launch for each node"
@@ -174,7 +173,7 @@ def service_step(
         cores_per_rank=cores if launcher.name == "srun" else None,
         binding="none",
         overlap=True,
-        options=(*_OF_A_SERVICE.get(launcher.name, ()), *(_TO_ALL[launcher.name] if many else ())),
+        options=_OF_A_SERVICE.get(launcher.name, ()),
     )
 
 
