@@ -88,7 +88,9 @@ def complete_dataset(name: str, base: bytes) -> Condition:
     return Condition("dataset", name, (meta,), (b"HEXISTS", meta, COMPLETE))
 
 
-def list_length(name: str, key: bytes, length: int, compare: Comparison = ">=") -> Condition:
+def list_length(
+    name: str, key: bytes, length: int, compare: Comparison = ">=", *, least: int = 0
+) -> Condition:
     """Return the condition that a list has a length; a missing list has length 0.
 
     Raises
@@ -96,8 +98,8 @@ def list_length(name: str, key: bytes, length: int, compare: Comparison = ">=") 
     ConfigError
         The length or the comparison is none.
     """
-    if isinstance(length, bool) or not isinstance(length, int) or length < 0:
-        raise ConfigError(f"length={length!r}: a number of datasets, 0 or more")
+    if isinstance(length, bool) or not isinstance(length, int) or length < least:
+        raise ConfigError(f"length={length!r}: a number of datasets, {least} or more")
     if compare == ">=":
 
         def holds(reply: Reply) -> bool:

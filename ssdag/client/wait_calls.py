@@ -164,7 +164,7 @@ class WaitCalls(DatasetCalls, TensorCalls):
 
         Otherwise as :meth:`tensor_future`.
         """
-        condition = conditions.list_length(name, self._read("list", name), length)
+        condition = conditions.list_length(name, self._read("list", name), length, least=1)
         return self._stored(condition, "get_dataset_list_range", (name, 0, length - 1), timeout_s)
 
     def when(

@@ -114,7 +114,7 @@ class DataFutures(ServiceNode):
         name : str
             The list.
         length : int
-            Number of datasets.
+            Number of datasets, 1 or more.
         prefix : str
             What its writers have in ``SSKEYOUT``.
         timeout_s : float, optional
@@ -128,7 +128,8 @@ class DataFutures(ServiceNode):
             The length is no number of datasets.
         """
         key_bytes(name)
-        condition = conditions.list_length(name, key_bytes(_prefixed(prefix, name)), length)
+        key = key_bytes(_prefixed(prefix, name))
+        condition = conditions.list_length(name, key, length, least=1)
         fetch = _fetch("get_dataset_list_range", (name, 0, length - 1), prefix)
         return self._future(condition, fetch, timeout_s)
 
