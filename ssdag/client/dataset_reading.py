@@ -42,8 +42,9 @@ def get(connection: Connection, name: str, base: bytes) -> Dataset:
         ask_many(connection, [base])
         (found,) = _hashes(connection, 1)
         fields, names = unpack_hash(name, found)
-        arrays = read_tensors(connection, [(name, tensor_key(base, n), n) for n in names])
-        if watch.transaction([]) is not None and not any(a is None for a in arrays):
+        wanted = [(name, tensor_key(base, n), n) for n in names]
+        arrays, unchanged = read_tensors(connection, watch, wanted)
+        if unchanged and not any(a is None for a in arrays):
             return whole(name, names, arrays, fields)
     for _ in range(TRIES):
         again = _get_at_once(connection, name, base, names)
@@ -92,24 +93,32 @@ def unpack_hash(name: str, found: dict[bytes, bytes]) -> tuple[dict[str, Field],
 
 
 def read_tensors(
-    connection: Connection, wanted: Sequence[tuple[str, bytes, str]]
-) -> list[Array | None]:
+    connection: Connection, watch: Watch, wanted: Sequence[tuple[str, bytes, str]]
+) -> tuple[list[Array | None], bool]:
     """Fetch tensors, given as (dataset, key, name), with a bounded number under way.
 
     The hashes of their datasets must have been read on this connection: that a node of a
     cluster has the hash and sends us away for a tensor means that they are being moved.
+
+    Returns
+    -------
+    tuple
+        The arrays, None for those that are not there; and whether nobody has written to
+        the hashes until the last one was read.
     """
     out: list[Array | None] = []
     sent = 0
     ahead = _FIRST_AHEAD
     largest = 1
     for dataset, _, name in wanted:
-        if sent - len(out) <= ahead // 2:
+        if sent - len(out) <= ahead // 2 and sent < len(wanted):
             more = wanted[sent : len(out) + ahead]
-            if more:
-                lines = commands([(b"GET", key) for _, key, _ in more])
-                connection.send(lines, replies=len(more))
-                sent += len(more)
+            lines = [(b"GET", key) for _, key, _ in more]
+            sent += len(more)
+            if sent == len(wanted):  # the end goes along
+                watch.ask(lines)
+            else:
+                connection.send(commands(lines), replies=len(lines))
         try:
             array = tensors.receive(connection, f"{name} of dataset {dataset}")
         except ReplyError as error:
@@ -118,7 +127,9 @@ def read_tensors(
         if array is not None:
             largest = max(largest, array.nbytes)
         ahead = max(1, min(2 * ahead, _MOST_AHEAD, WINDOW_BYTES // largest))
-    return out
+    if not wanted:
+        watch.ask([])
+    return out, watch.unchanged()
 
 
 def _moving(error: ReplyError) -> ReplyError:
@@ -203,9 +214,10 @@ def _read_many(
             continue
         heads.append(head)
         wanted += [(name, tensor_key(base, n), n) for n in head[1]]
-    arrays = iter(read_tensors(connection, wanted))
-    if watch.transaction([]) is None:
+    found_arrays, unchanged = read_tensors(connection, watch, wanted)
+    if not unchanged:
         return [None] * len(bases)
+    arrays = iter(found_arrays)
     out: list[Dataset | MissingDataError | None] = []
     for name, one in zip(names, heads, strict=True):
         if isinstance(one, MissingDataError):

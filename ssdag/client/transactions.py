@@ -20,6 +20,10 @@ _SMALL = 16 << 10
 _GATHER = 256 << 10
 
 
+#: An empty transaction is refused, too, if a watched key has changed.
+_CHECK = ((b"MULTI",), (b"EXEC",))
+
+
 class Watch:
     """Keys that are watched from a look at them to a transaction; a context manager.
 
@@ -59,6 +63,19 @@ class Watch:
         answers = list(self._connection.replies(len(lines)))
         first_error(answers)
         return answers
+
+    def ask(self, lines: Sequence[Sequence[bytes]]) -> None:
+        """Send commands, and behind them the question whether a watched key has changed.
+
+        The caller reads their replies, and then calls :meth:`unchanged`.
+        """
+        self._connection.send(commands([*lines, *_CHECK]), replies=len(lines) + len(_CHECK))
+
+    def unchanged(self) -> bool:
+        """Return the answer to :meth:`ask`; then nothing is watched."""
+        done = ended(self._connection.replies(len(_CHECK)))
+        self._ended = True
+        return done is not None
 
     def transaction(self, lines: Sequence[Sequence[bytes]], ignored: int = 0) -> list[Any] | None:
         """Do commands in one transaction, see :func:`ended`; then nothing is watched."""

@@ -175,11 +175,10 @@ def test_read_while_it_changes(client: Client, monkeypatch: pytest.MonkeyPatch) 
     client.put_dataset(example())
     real = dataset_reading.read_tensors
 
-    def meddle(connection: Connection, wanted: Any) -> Any:
-        answer = real(connection, wanted)
+    def meddle(connection: Connection, watch: Watch, wanted: Any) -> Any:
         with client.clone() as other:
             other.put_dataset(Dataset("d", {"x": [1]}, {"n": 1}))
-        return answer
+        return real(connection, watch, wanted)
 
     monkeypatch.setattr(dataset_reading, "read_tensors", meddle)
     same(client.get_dataset("d"), Dataset("d", {"x": [1]}, {"n": 1}))

@@ -106,13 +106,12 @@ def test_read_while_one_changes(client: Client, monkeypatch: pytest.MonkeyPatch)
     real = dataset_reading.read_tensors
     left = [1]
 
-    def meddle(connection: Any, wanted: Any) -> Any:
-        answer = real(connection, wanted)
+    def meddle(connection: Any, watch: Any, wanted: Any) -> Any:
         if left:
             left.pop()
             with client.clone() as other:
                 other.put_dataset(Dataset("d2", {"u": np.full(10, 2)}, {"i": 2, "new": 1}))
-        return answer
+        return real(connection, watch, wanted)
 
     monkeypatch.setattr(dataset_reading, "read_tensors", meddle)
     found = client.get_datasets_from_list("l")
