@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ssdag.apps.decorators import bash_app, join_app, mpi_app, python_app
     from ssdag.apps.files import File
     from ssdag.client import Client, Dataset
+    from ssdag.client.async_client import AsyncClient
     from ssdag.config import Config
     from ssdag.connectors.dictionary import DistributedDict
     from ssdag.dataflow.engine import Engine
@@ -64,6 +65,7 @@ _WHERE = {
     "ssdag.apps.decorators": ("bash_app", "join_app", "mpi_app", "python_app"),
     "ssdag.apps.files": ("File",),
     "ssdag.client": ("Client", "Dataset"),
+    "ssdag.client.async_client": ("AsyncClient",),
     "ssdag.config": ("Config",),
     "ssdag.connectors.dictionary": ("DistributedDict",),
     "ssdag.dataflow.engine": ("Engine",),
@@ -111,6 +113,7 @@ _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names
 __all__ = [
     "AppDefinitionError",
     "AppFuture",
+    "AsyncClient",
     "CheckpointError",
     "Client",
     "CommandError",

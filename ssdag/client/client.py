@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from ssdag.client.admin_calls import AdminCalls
+from ssdag.client.async_calls import AsyncCalls
 from ssdag.client.key_calls import KeyCalls
 from ssdag.client.list_calls import ListCalls
 from ssdag.client.pubsub_calls import PubSubCalls
@@ -12,7 +13,16 @@ from ssdag.client.tensor_sets import TensorSetCalls
 from ssdag.client.wait_calls import WaitCalls
 
 
-class Client(WaitCalls, PubSubCalls, ListCalls, StreamCalls, TensorSetCalls, KeyCalls, AdminCalls):
+class Client(
+    AsyncCalls,
+    WaitCalls,
+    PubSubCalls,
+    ListCalls,
+    StreamCalls,
+    TensorSetCalls,
+    KeyCalls,
+    AdminCalls,
+):
     """Tensors, datasets and streams on a Redis or Valkey server, or on a cluster of them.
 
     It connects at the first call. Threads may share it (each busy thread has its own
