@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 SLOTS = 16384
 
+#: After so long without an answer the others take a node for dead. The end of a process
+#: is seen at once by who started it; this is for machines and networks. Nodes ask all
+#: others twice in this time, so it is short while they have to get to know each other.
+FORMING_TIMEOUT_MS = 2000
+_NODE_TIMEOUT_MS = 5000
+
 _ASK_S = 2.0
 _FIRST_PAUSE_S = 0.005
 _LONGEST_PAUSE_S = 0.05
@@ -101,7 +107,8 @@ def form(
         if fresh[i]:
             follow.append((servers[i], [[b"CLUSTER", b"REPLICATE", primary]]))
     _all(ask_each(follow, login, _ASK_S))
-    _until(lambda: _whole(servers, len(servers), login), deadline, stopping)
+    _until(lambda: _whole(servers, shards, login), deadline, stopping)
+    _settle(servers, login)
 
 
 def let_copy(server: Address, login: Login) -> None:
@@ -119,16 +126,27 @@ def let_copy(server: Address, login: Login) -> None:
 
 
 def rejoin(
-    servers: Sequence[Address], login: Login, timeout_s: float, stopping: threading.Event
+    servers: Sequence[Address],
+    shards: int,
+    login: Login,
+    timeout_s: float,
+    stopping: threading.Event,
 ) -> None:
-    """Wait until servers that came back say that their cluster is whole.
+    """Wait until all say that the cluster is whole, after some of them came back.
 
     Raises
     ------
     ServiceStartError
-        They do not find their cluster.
+        They do not find each other.
     """
-    _until(lambda: _whole(servers, 0, login), time.monotonic() + timeout_s, stopping)
+    deadline = time.monotonic() + timeout_s
+    _until(lambda: _whole(servers, shards, login), deadline, stopping)
+    _settle(servers, login)
+
+
+def _settle(servers: Sequence[Address], login: Login) -> None:
+    line = [b"CONFIG", b"SET", b"cluster-node-timeout", b"%d" % _NODE_TIMEOUT_MS]
+    _all(ask(servers, [line], login, _ASK_S))
 
 
 def take_over(server: Address, login: Login, stopping: threading.Event) -> None:
@@ -151,16 +169,28 @@ def take_over(server: Address, login: Login, stopping: threading.Event) -> None:
 
 def _know_all(servers: Sequence[Address], count: int, login: Login) -> str | None:
     for replies in _all(ask(servers, [[b"CLUSTER", b"NODES"]], login, _ASK_S)):
-        text = replies[0].decode() if isinstance(replies[0], bytes) else ""
-        lines = [line for line in text.splitlines() if "handshake" not in line]
-        if len(lines) < count:
-            return f"a copy knows {len(lines)} of {count} servers"
+        known = sum(b"handshake" not in flags for flags in _flags(replies[0]))
+        if known < count:
+            return f"a copy knows {known} of {count} servers"
     return None
 
 
-def _whole(servers: Sequence[Address], count: int, login: Login) -> str | None:
-    """Return what keeps the servers from serving, None if nothing does."""
-    lines = [[b"CLUSTER", b"INFO"], [b"INFO", b"replication"]]
+def _flags(nodes: Reply) -> list[bytes]:
+    """Return the flags of each node in an answer to ``CLUSTER NODES``, without the dead."""
+    lines = nodes.splitlines() if isinstance(nodes, bytes) else []
+    flags = [line.split()[2] for line in lines]
+    return [f for f in flags if b"fail" not in f]
+
+
+def _whole(servers: Sequence[Address], shards: int, login: Login) -> str | None:
+    """Return what keeps the servers from serving, None if nothing does.
+
+    That each knows all copies is what a client relies on when a shard dies: it asks any
+    of them whether to wait for one that takes over.
+    """
+    count = len(servers)
+    copies = count // shards - 1
+    lines = [[b"CLUSTER", b"INFO"], [b"INFO", b"replication"], [b"CLUSTER", b"NODES"]]
     for server, replies in zip(servers, _all(ask(servers, lines, login, _ASK_S)), strict=True):
         facts, role = info(replies[0]), info(replies[1])
         if facts.get("cluster_state") != "ok":
@@ -171,6 +201,9 @@ def _whole(servers: Sequence[Address], count: int, login: Login) -> str | None:
             return f"{server} knows {facts.get('cluster_known_nodes')} of {count} servers"
         if role.get("role") == "slave" and role.get("master_link_status") != "up":
             return f"{server} has not copied its shard yet"
+        known = sum(b"slave" in flags for flags in _flags(replies[2]))
+        if known < copies * shards:
+            return f"{server} knows {known} of {copies * shards} copies"
     return None
 
 

@@ -8,15 +8,14 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ssdag.client.address import Address
 from ssdag.errors import ServiceStartError, SsdagError, StoreError
 from ssdag.services import cluster
-from ssdag.services.admin import Login, tell
-from ssdag.services.options import ADMIN, ServerOptions
-from ssdag.services.places import LocalPlace, Place, PlacedServer, ServerRequest
+from ssdag.services.admin import ask, tell
+from ssdag.services.places import Place, PlacedServer, ServerRequest
+from ssdag.services.plan import Member, Plan, members_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,98 +27,11 @@ _log = logging.getLogger("ssdag")
 _STORING_S = 60.0
 
 _MOST_STARTERS = 32
+_ASK_S = 2.0
 
 #: A cluster may take so many times as long as a server to be ready: its nodes tell each
 #: other of the slots by chance meetings.
 _FORMING = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What shall run.
-
-    Attributes
-    ----------
-    name : str
-        Of the orchestrator.
-    shards, replicas : int
-        How many shards, and how many copies of each.
-    options : ServerOptions
-        Of all servers.
-    password : str
-        Of all servers.
-    port : int, optional
-        Of the first server on each node; the others there get the next ones.
-    unix_socket, interface, program : optional
-        As in :class:`~ssdag.services.places.ServerRequest`.
-    folder : str, optional
-        Where the data of all servers are, for places that see it.
-    outlives : bool
-        Whether the servers go on when we end.
-    start_timeout_s : float
-        For each server, and for the cluster.
-    """
-
-    name: str
-    options: ServerOptions
-    password: str
-    shards: int = 1
-    replicas: int = 0
-    port: int | None = None
-    unix_socket: bool | str | None = None
-    interface: str = ""
-    program: str | None = None
-    folder: str | None = None
-    outlives: bool = False
-    start_timeout_s: float = 10.0
-
-    @property
-    def login(self) -> Login:
-        """Who may do everything."""
-        return Login(self.password, ADMIN if self.options.open_access else "default")
-
-
-class Member:
-    """One server of an orchestrator.
-
-    Attributes
-    ----------
-    index : int
-        Its number: first the shards, then their first copies, and so on.
-    shard : int
-        The shard that it holds, or is a copy of.
-    primary : bool
-        Whether it serves the shard now.
-    place : Place
-        Where it is started.
-    request : ServerRequest
-        What is started there.
-    server : PlacedServer or None
-        What runs, or ran last.
-    """
-
-    def __init__(self, index: int, shards: int, place: Place, request: ServerRequest) -> None:
-        self.index = index
-        self.shard = index % shards
-        self.primary = index < shards
-        self.place = place
-        self.request = request
-        self.server: PlacedServer | None = None
-
-    def __repr__(self) -> str:
-        kind = "primary" if self.primary else "copy"
-        return f"<Member {self.index} {kind} of {self.shard} {self.server}>"
-
-    @property
-    def alive(self) -> bool:
-        """Whether its server runs."""
-        return self.server is not None and self.server.running()
-
-    @property
-    def address(self) -> Address:
-        """Where we ask it; it has been started."""
-        assert self.server is not None
-        return Address.parse(self.server.address_here)
 
 
 #: Called with a member, its server that has ended, and the exit code.
@@ -148,7 +60,7 @@ class Deployment:
         self.places = places
         self._stopping = stopping
         self._failover_lock = threading.Lock()
-        self.members = _members(plan, places, folder)
+        self.members = members_of(plan, places, folder)
 
     @property
     def clustered(self) -> bool:
@@ -204,6 +116,35 @@ class Deployment:
         for member in self.members:
             self._supervise(member, on_end)
 
+    def adopt(self, servers: Sequence[PlacedServer], on_end: EndCallback) -> None:
+        """Watch servers that run already, in the order of the members.
+
+        Raises
+        ------
+        ServiceStartError
+            None of them answers.
+        """
+        for member, server in zip(self.members, servers, strict=True):
+            member.server = server
+        for member, primary in zip(self.members, self._roles(), strict=True):
+            member.primary = primary
+        for member in self.members:
+            self._supervise(member, on_end)
+
+    def _roles(self) -> list[bool]:
+        """Return who serves a shard; those who do not answer are taken to be as planned."""
+        addresses = [m.address for m in self.members]
+        answers = ask(addresses, [[b"ROLE"]], self.plan.login, _ASK_S)
+        failures = [answer for answer in answers if isinstance(answer, SsdagError)]
+        if len(failures) == len(answers):
+            raise ServiceStartError(f"{self.plan.name!r} has ended: {failures[0]}") from failures[0]
+        roles = []
+        for member, answer in zip(self.members, answers, strict=True):
+            role = answer[0] if isinstance(answer, list) else None
+            serves = isinstance(role, list) and role[0] == b"master"
+            roles.append(member.primary if role is None else serves)
+        return roles
+
     def _start_all(self) -> None:
         if len(self.members) == 1:
             self._start_member(self.members[0])
@@ -256,7 +197,8 @@ class Deployment:
             self._supervise(member, on_end)
         if self.clustered:
             cluster.rejoin(
-                [m.address for m in dead],
+                [m.address for m in self.members],
+                self.plan.shards,
                 self.plan.login,
                 _FORMING * self.plan.start_timeout_s,
                 self._stopping,
@@ -313,6 +255,12 @@ class Deployment:
             return 0.0
         return _STORING_S
 
+    def let_go(self) -> None:
+        """Watch the servers no more; they outlive us."""
+        for member in self.members:
+            if member.server is not None:
+                member.server.let_go()
+
     def close(self) -> None:
         """Let the places go."""
         for place in self.places:
@@ -322,40 +270,3 @@ class Deployment:
 def _tcp(member: Member) -> Address:
     assert member.server is not None
     return Address.parse(member.server.address)
-
-
-def _members(plan: Plan, places: Sequence[Place], folder: Path) -> list[Member]:
-    """Return a member for each shard and copy; copies stand on other places if they can."""
-    members: list[Member] = []
-    taken: dict[int, int] = {}
-    count = plan.shards * (1 + plan.replicas)
-    for index in range(count):
-        copy, shard = divmod(index, plan.shards)
-        at = (shard + copy) % len(places)
-        place = places[at]
-        port = plan.port
-        if port:
-            port += taken.get(at, 0)
-            taken[at] = taken.get(at, 0) + 1
-        own: str | None = None
-        if plan.folder is not None or isinstance(place, LocalPlace):
-            alone = count == 1 and plan.folder is None
-            own = str(folder if alone else folder / str(index))
-        request = ServerRequest(
-            name=plan.name if count == 1 else f"{plan.name} shard {index}",
-            lines=plan.options.lines(plan.password, shards=plan.shards, replicas=plan.replicas),
-            user=plan.login.user,
-            password=plan.password,
-            program=plan.program,
-            interface=plan.interface,
-            port=port,
-            unix_socket=plan.unix_socket,
-            cluster=plan.shards > 1,
-            folder=own,
-            outlives=plan.outlives,
-            grace_s=5.0 if plan.options.forks else 0.0,
-            huge_pages=not (plan.options.forks or plan.replicas),
-            start_timeout_s=plan.start_timeout_s,
-        )
-        members.append(Member(index, plan.shards, place, request))
-    return members

@@ -152,10 +152,13 @@ class ServiceNode(ABC):
 
     def stop(self) -> None:
         """End it and what it left behind; nothing happens if it has ended."""
+        self._finish(ServiceError(f"{self.name} was stopped"), self._stop)
+
+    def _finish(self, error: SsdagError, end: Callable[[SsdagError], None]) -> None:
+        """Become stopped by `end`, which gets what those who still wait shall get."""
         if os.getpid() != self._pid:
             return  # a forked child: the service is the parent's
         self._stopping.set()
-        error = ServiceError(f"{self.name} was stopped")
         with self._work:
             with self._lock:
                 if self._state.final:
@@ -163,9 +166,13 @@ class ServiceNode(ABC):
                 begun = self._state is not _S.PENDING
                 self._become(_S.STOPPED)
             if begun:
-                self._stop(error)
+                end(error)
         self._leave_scope()
         self._settle(error)
+
+    def _scope_ends(self) -> None:
+        """The engine, the ``with`` block or the process ends: it ends too."""
+        self.stop()
 
     def health(self) -> Health:
         """Ask it how it is; blocks for a second at most."""
@@ -192,7 +199,7 @@ class ServiceNode(ABC):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.stop()
+        self._scope_ends()
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise SerializationError(
@@ -290,7 +297,7 @@ class ServiceNode(ABC):
         """Start; the ready future tells how it went."""
         try:
             scope = lifetime.current()
-            self._scope = (scope, scope.add(self.stop))
+            self._scope = (scope, scope.add(self._scope_ends))
             with self._work:
                 if self._state is not _S.STARTING:  # stopped meanwhile
                     return

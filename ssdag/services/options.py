@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from ssdag.errors import ConfigError
+from ssdag.services.cluster import FORMING_TIMEOUT_MS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,10 +38,6 @@ _NOT_OPEN = (
     "-module -debug -replicaof -slaveof -failover -acl -shutdown -migrate -psync -sync "
     "-monitor -bgrewriteaof -swapdb"
 )
-
-#: Seconds between failing to reach a shard and taking it for dead, in milliseconds. The
-#: end of a process is seen at once; this is for hosts and networks.
-_NODE_TIMEOUT_MS = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +119,7 @@ class ServerOptions:
             ]
         if shards > 1:
             lines += [
-                f"cluster-node-timeout {_NODE_TIMEOUT_MS}",
+                f"cluster-node-timeout {FORMING_TIMEOUT_MS}",
                 # What is on other shards stays usable when one is lost.
                 "cluster-require-full-coverage no",
                 "cluster-allow-replica-migration no",

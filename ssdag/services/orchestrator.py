@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ssdag.client.address import ENV_ADDRESS, ENV_PASSWORD_FILE
 from ssdag.errors import ConfigError
-from ssdag.services.deployment import Plan
+from ssdag.services import checkpoint
 from ssdag.services.on_nodes import find_places
 from ssdag.services.options import ServerOptions
+from ssdag.services.plan import Plan
 from ssdag.services.store_service import StoreService
 from ssdag.states import ServiceState
 
@@ -72,6 +73,9 @@ class Orchestrator(StoreService):
         The largest value that a client may send; by default the memory is the limit.
     persistence : {"rdb", "aof"}, optional
         Store the data on disk: now and then, or each write within a second.
+    persistent : bool
+        Whether the servers go on when the engine, the ``with`` block or this process
+        ends, until :meth:`stop`; :meth:`attach` finds them again.
     folder : path, optional
         Private folder for data on disk, which stay there and are loaded by the next
         orchestrator with the same folder; by default a temporary one.
@@ -138,6 +142,7 @@ class Orchestrator(StoreService):
         max_clients: int = 10_000,
         max_message_bytes: int | None = None,
         persistence: Persistence | None = None,
+        persistent: bool = False,
         folder: str | os.PathLike[str] | None = None,
         start_timeout_s: float = 10.0,
         config: Mapping[str, str | int] | None = None,
@@ -182,10 +187,11 @@ class Orchestrator(StoreService):
             interface=interface,
             program=None if server is None else os.fspath(server),
             folder=None if folder is None else os.path.abspath(os.fspath(folder)),
+            outlives=persistent,
             start_timeout_s=start_timeout_s,
         )
-        super().__init__(name, up_to(restart) if isinstance(restart, int) else restart, plan)
-        self.identifier = identifier
+        policy = up_to(restart) if isinstance(restart, int) else restart
+        super().__init__(name, policy, plan, identifier)
         self._places = places
         self._find = partial(
             find_places, nodes, hosts=hosts, launcher=launcher, single_cmd=single_cmd
@@ -198,7 +204,51 @@ class Orchestrator(StoreService):
     def _open_places(self) -> Sequence[Place]:
         return self._places or self._find()
 
+    @staticmethod
+    def attach(
+        where: str | os.PathLike[str],
+        *,
+        password_file: str | os.PathLike[str] | None = None,
+        restart: RestartPolicy | int | None = None,
+    ) -> Orchestrator:
+        """Return an orchestrator of servers that run already; blocks for seconds at most.
+
+        It lets go of them at the end of the engine or the ``with`` block. :meth:`stop`
+        ends them if they were found by a checkpoint file; servers that were found by
+        their address are others' to end.
+
+        Parameters
+        ----------
+        where : path or str
+            The checkpoint file (:attr:`checkpoint_file`) or the folder where it is; or an
+            address, or several with commas between, as ``Client`` takes them.
+        password_file : path, optional
+            Where the password is, for an address.
+        restart : callable or int, optional
+            As in the constructor, for servers on this machine that have a checkpoint.
+
+        Raises
+        ------
+        CheckpointError
+            There is no such file, or it is something else.
+        ServiceStartError
+            Nobody answers there, or wants another password.
+        """
+        from ssdag.services.attach import attached
+
+        return attached(where, password_file, restart)
+
     # -- for users -------------------------------------------------------------------
+
+    @property
+    def checkpoint_file(self) -> str:
+        """Plain JSON by which :meth:`attach` finds the servers; starts them if need be.
+
+        It holds no secret; it names the password file, which must stay where it is.
+        """
+        self.start()
+        assert self._folder is not None
+        return str(self._folder / checkpoint.NAME)
 
     @property
     def address(self) -> str:

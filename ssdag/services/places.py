@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import select
 import socket as sockets
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -163,6 +164,9 @@ class PlacedServer(ABC):
     def running(self) -> bool:
         """Return whether it has not ended; does not block."""
 
+    def let_go(self) -> None:  # noqa: B027
+        """Have :meth:`wait` return although it runs, because it outlives us."""
+
     @abstractmethod
     def log_tail(self) -> str:
         """Return the last lines that it printed; the empty text if nobody knows them."""
@@ -305,6 +309,7 @@ class LocalServer(PlacedServer):
     ) -> None:
         self._process = process
         self._made_folder = made_folder
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.pid = process.process.pid
         self.hostname = sockets.gethostname()
         self.host = host
@@ -320,9 +325,29 @@ class LocalServer(PlacedServer):
         """``unix://path``; ``host:port`` if it has no socket."""
         return f"unix://{self.socket}" if self.socket else self.address
 
-    def wait(self, timeout: float | None = None) -> int:
-        """Block until it has ended and return its exit code."""
-        return self._process.process.wait(timeout)
+    def __del__(self) -> None:
+        if getattr(self, "_wake_fd", -1) >= 0:
+            os.close(self._wake_fd)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Block until it has ended and return its exit code; None if we are let go."""
+        process = self._process.process
+        fd = process.hold()
+        try:
+            if fd >= 0:
+                poller = select.poll()
+                poller.register(fd, select.POLLIN)
+                poller.register(self._wake_fd, select.POLLIN)
+                events = poller.poll(None if timeout is None else timeout * 1000)
+                if not events:
+                    raise TimeoutError(f"{self!r} still runs after {timeout} s")
+        finally:
+            process.let_go()
+        return process.poll()
+
+    def let_go(self) -> None:
+        """Have :meth:`wait` return."""
+        os.eventfd_write(self._wake_fd, 1)
 
     def running(self) -> bool:
         """Return whether it has not ended."""

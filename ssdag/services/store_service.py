@@ -6,16 +6,17 @@ from __future__ import annotations
 import logging
 import time
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssdag.client.shared import ClientReference, forget_client, shared_client
-from ssdag.errors import SsdagError, StoreError
+from ssdag.errors import ServiceError, SsdagError, StoreError
+from ssdag.services import checkpoint
 from ssdag.services.admin import ask, info
 from ssdag.services.cluster import slots_of
 from ssdag.services.data_futures import DataFutures
-from ssdag.services.deployment import Deployment, Plan
+from ssdag.services.deployment import Deployment
 from ssdag.services.folder import private_folder, remove_folder, write_private
 from ssdag.services.on_nodes import check_seen, password_folder
 from ssdag.services.server import how_ended
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ssdag.client.client import Client
-    from ssdag.services.deployment import Member
     from ssdag.services.node import RestartPolicy
     from ssdag.services.places import Place, PlacedServer
+    from ssdag.services.plan import Member, Plan
 
 _log = logging.getLogger("ssdag")
 
@@ -63,8 +64,11 @@ class Loss:
 class StoreService(DataFutures):
     """A service whose servers hold data; see :class:`ssdag.Orchestrator`."""
 
-    def __init__(self, name: str, restart: RestartPolicy | None, plan: Plan) -> None:
+    def __init__(
+        self, name: str, restart: RestartPolicy | None, plan: Plan, identifier: str
+    ) -> None:
         super().__init__(name, restart)
+        self.identifier = identifier
         self._plan = plan
         self._folder: Path | None = None
         self._deployment: Deployment | None = None
@@ -112,30 +116,77 @@ class StoreService(DataFutures):
             )
             try:
                 private_folder(folder)
+                checkpoint.check_unused(folder, plan.shards, plan.replicas)
                 write_private(folder / _PASSWORD, plan.password + "\n")
                 check_seen(places, folder / _PASSWORD)
-                deployment = Deployment(plan, places, folder, self._stopping)
-                deployment.start(self._server_ended)
+                self._folder = folder
+                self._deployment = Deployment(plan, places, folder, self._stopping)
+                self._deployment.start(self._server_ended)
+                self._write_record()
             except BaseException:
+                self._deployment = None
                 self._clear_folder(folder, given)
                 raise
         except BaseException:
             for place in places:
                 place.close()
             raise
-        self._folder, self._deployment = folder, deployment
         return ClientReference(self._address(), self._password_file())
+
+    def _write_record(self) -> None:
+        """Write the file by which another run finds the servers."""
+        plan, folder = self._plan, self._folder
+        assert folder is not None
+        record = checkpoint.Record(
+            name=self.name,
+            identifier=self.identifier,
+            shards=plan.shards,
+            replicas=plan.replicas,
+            interface=plan.interface,
+            program=plan.program,
+            outlives=plan.outlives,
+            folder=str(folder),
+            given_folder=plan.folder is not None,
+            password_file=self._password_file(),
+            options=asdict(plan.options),
+            servers=tuple(checkpoint.record_of(i, s) for i, s in enumerate(self._servers())),
+        )
+        checkpoint.write(folder / checkpoint.NAME, record)
 
     def _stop(self, error: SsdagError) -> None:
         deployment, folder = self._deployment, self._folder
         if deployment is None or folder is None:
             return
-        address, password_file = self._address(), self._password_file()
         deployment.end(store=True)
         deployment.close()
+        self._forget(error)
+        self._clear_folder(folder, self._plan.folder is not None)
+
+    def detach(self) -> None:
+        """Let go of servers that outlive us; this object has ended then, they have not.
+
+        Servers that are not persistent are ended, as by :meth:`stop`.
+        """
+        if self._plan.outlives:
+            self._finish(ServiceError(f"{self.name} was detached"), self._detach)
+        else:
+            self.stop()
+
+    def _scope_ends(self) -> None:
+        self.detach()
+
+    def _detach(self, error: SsdagError) -> None:
+        deployment = self._deployment
+        if deployment is not None:
+            deployment.let_go()
+            deployment.close()
+            self._forget(error)
+
+    def _forget(self, error: SsdagError) -> None:
+        """Fail what waits for data, and close the connections."""
+        address, password_file = self._address(), self._password_file()
         self._fail_futures(shared_client(address, password_file), error)
         forget_client(address, password_file)
-        self._clear_folder(folder, self._plan.folder is not None)
 
     def _clear_folder(self, folder: Path, given: bool) -> None:
         if given:
@@ -179,6 +230,7 @@ class StoreService(DataFutures):
                     error = failure
                 else:
                     self._losses = [replace(loss, restarted=True) for loss in self._losses]
+                    self._write_record()
                     self._recover()
                     return
             if any(m.alive for m in deployment.primaries()):

@@ -219,8 +219,13 @@ def main() -> int:
     faulthandler.dump_traceback_later(150.0, exit=True)  # should it hang: where
     # MPICH starts its workers by the mpiexec that it finds first: it must be its own.
     os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
-    needs = {"loky": "loky", "mpi4py": "mpi4py", "dask": "distributed", "ray": "ray",
-             "dragon": "dragon"}.get(name)
+    needs = {
+        "loky": "loky",
+        "mpi4py": "mpi4py",
+        "dask": "distributed",
+        "ray": "ray",
+        "dragon": "dragon",
+    }.get(name)
     try:
         if needs is not None:
             importlib.import_module(needs)

@@ -35,6 +35,8 @@ from ssdag.states import ServiceState
 from tests.conftest import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ssdag.services.node import ServiceNode
 
 SERVERS = [
@@ -47,6 +49,15 @@ SERVERS = [
         ),
     ),
 ]
+
+
+@pytest.fixture(autouse=True)
+def own_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have temporary folders where nobody else makes some."""
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield
+        monkeypatch.undo()
 
 
 def folder_of(db: Orchestrator) -> Path:

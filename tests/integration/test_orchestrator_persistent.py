@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Orchestrators that outlive their driver, and data that outlive their servers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from ssdag.errors import CheckpointError, ServiceError, ServiceStartError, StoreError
+from ssdag.services.orchestrator import Orchestrator
+from ssdag.states import ServiceState
+from tests.conftest import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SERVERS = [
+    pytest.param(None, id="packaged"),
+    pytest.param(
+        "redis-server",
+        id="redis",
+        marks=pytest.mark.skipif(
+            not shutil.which("redis-server"), reason="no redis-server on PATH"
+        ),
+    ),
+]
+
+DRIVER = """
+import os, signal, sys
+from ssdag.services.orchestrator import Orchestrator
+with Orchestrator(int(sys.argv[1]), persistent=True) as db:
+    db.client().put_tensor("a", [1, 2])
+    print(db.checkpoint_file, flush=True)
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def left() -> Iterator[list[Orchestrator]]:
+    """What a test attaches to, ended after it."""
+    made: list[Orchestrator] = []
+    yield made
+    for db in made:
+        db.stop()
+
+
+def driver(nodes: int, how: str) -> str:
+    run = subprocess.run(
+        [sys.executable, "-c", DRIVER, str(nodes), how], stdout=subprocess.PIPE, text=True
+    )
+    assert run.returncode == (-signal.SIGKILL if how == "killed" else 0)
+    return run.stdout.strip()
+
+
+@pytest.mark.parametrize(("nodes", "how"), [(1, "killed"), (3, "ended")])
+def test_outlives_its_driver(nodes: int, how: str, left: list[Orchestrator]) -> None:
+    path = driver(nodes, how)
+    with Orchestrator.attach(path) as first:
+        left.append(Orchestrator.attach(Path(path).parent))
+        assert first.client().get_tensor("a").tolist() == [1, 2]
+        assert first.num_shards == len(first.pids) == nodes
+        assert first.health().ok
+        waiting = first.tensor("b")
+    assert first.state is ServiceState.STOPPED
+    assert isinstance(waiting.exception(5), StoreError)
+    (second,) = left
+    assert second.is_active()
+    later = second.tensor("c")
+    second.client().put_tensor("c", [3])
+    assert later.result(5)[0] == 3
+    processes = [psutil.Process(pid) for pid in second.pids]
+    second.stop()
+    assert not Path(path).parent.exists()
+    wait_until(lambda: not any(p.is_running() for p in processes), 5)
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        Orchestrator.attach(path)
+
+
+def test_checkpoint_file(left: list[Orchestrator]) -> None:
+    db = Orchestrator(persistent=True, identifier="store", memory_limit_bytes=1 << 30).start()
+    left.append(db)
+    path = Path(db.checkpoint_file)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    record = json.loads(path.read_text())
+    assert Path(db.password_file).read_text().strip() not in path.read_text()
+    assert record["format"] == "ssdag orchestrator"
+    assert record["servers"][0]["pid"] == db.pid
+    with Orchestrator.attach(path) as other:
+        assert other.environment() == db.environment()
+        assert set(db.environment()) == {
+            "SSDB_store",
+            "SR_DB_TYPE_store",
+            "SSDAG_PASSWORD_FILE_store",
+        }
+        assert other.identifier == "store"
+
+
+def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="No such file"):
+        Orchestrator.attach(tmp_path / "none.json")
+    for text in ("no JSON", "[]", "{}", '{"format": "ssdag orchestrator", "version": 7}'):
+        path = tmp_path / "some.json"
+        path.write_text(text)
+        with pytest.raises(CheckpointError, match="is no checkpoint"):
+            Orchestrator.attach(path)
+    path.write_text('{"format": "ssdag orchestrator", "version": 1, "servers": []}')
+    with pytest.raises(CheckpointError, match="damaged"):
+        Orchestrator.attach(path)
+
+
+def test_server_has_ended_meanwhile(tmp_path: Path) -> None:
+    db = Orchestrator(folder=tmp_path).start()
+    path = db.checkpoint_file
+    db.stop()
+    shutil.copy(path, tmp_path / "old.json")
+    (tmp_path / "password").write_text("x")
+    with pytest.raises(ServiceStartError, match="has ended"):
+        Orchestrator.attach(tmp_path / "old.json")
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_attach_to_an_address(nodes: int) -> None:
+    """Servers of others: they are not ours to end."""
+    with Orchestrator(nodes, name="theirs") as db:
+        db.client().put_tensor("a", [1])
+        with pytest.raises(ServiceStartError, match="password"):
+            Orchestrator.attach(db.address)
+        first = (db.tcp_address or "").split(",")[0]
+        other = Orchestrator.attach(first, password_file=db.password_file)
+        assert other.client().get_tensor("a")[0] == 1
+        assert other.num_shards == nodes
+        assert sorted(other.pids) == sorted(db.pids)
+        other.stop()
+        assert db.health().ok
+        again = Orchestrator.attach(db.address, password_file=db.password_file)
+        waiting = again.tensor("b")
+        for pid in db.pids:
+            os.kill(pid, signal.SIGKILL)
+        assert isinstance(waiting.exception(5), StoreError)
+        wait_until(lambda: again.state is ServiceState.FAILED, 2.0)
+        assert "has died" in again.health().detail
+
+
+def test_attached_server_is_restarted(left: list[Orchestrator]) -> None:
+    path = driver(1, "ended")
+    db = Orchestrator.attach(path, restart=1)
+    left.append(db)
+    first = db.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: db.pid != first and db.is_active(), 5)
+    assert not db.client().tensor_exists("a")
+    with Orchestrator.attach(path) as other:
+        assert other.pid == db.pid
+
+
+def test_detach() -> None:
+    db = Orchestrator().start()
+    process = psutil.Process(db.pid)
+    db.detach()  # is not persistent
+    wait_until(lambda: not process.is_running(), 5)
+    with pytest.raises(ServiceError):
+        db.client()
+
+
+@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize("how", ["rdb", "aof"])
+def test_data_on_disk(server: str | None, how: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    options: dict[str, Any] = {"persistence": how, "folder": folder, "server": server}
+    with Orchestrator(**options) as db:
+        db.client().put_tensor("a", [1, 2, 3])
+        with pytest.raises(ServiceStartError, match="running orchestrator"):
+            Orchestrator(**options).start()
+        secret = Path(db.password_file)
+    assert not secret.exists()
+    with pytest.raises(ServiceStartError, match="1 shards"):
+        Orchestrator(3, **options).start()
+    with Orchestrator(restart=1, **options) as db:
+        assert db.client().get_tensor("a").tolist() == [1, 2, 3]
+        if how == "rdb":
+            return
+        db.client().put_tensor("b", [4])
+        first = db.pid
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: db.pid != first and db.is_active(), 10)
+        assert db.client().get_tensor("b").tolist() == [4]
+        assert db.losses[0].restarted
+
+
+def test_cluster_on_disk(tmp_path: Path) -> None:
+    for value in (1, 2):
+        with Orchestrator(3, persistence="aof", folder=tmp_path) as db:
+            client = db.client()
+            for i in range(30):
+                if value == 2:
+                    assert client.get_tensor(f"t{i}")[0] == i
+                client.put_tensor(f"t{i}", [i])
