@@ -28,6 +28,10 @@ _SEND_S = 10.0
 #: A launcher is given so long to end its keepers before it is killed.
 _GRACE_S = 10.0
 _TAIL_BYTES = 2000
+#: Keepers are asked so often whether they are there, and lost if they have said nothing for
+#: so long. Their servers may well live: this is for nodes that hang or are cut off.
+BEAT_S = 5.0
+SILENT_S = 60.0
 
 
 class KeeperLaunch:
@@ -70,6 +74,8 @@ class KeeperLaunch:
         self._outlived = False
         self._sending = threading.Lock()
         self._noise: list[str] = []
+        self._heard: dict[int, float] = {}
+        self._beaten = 0.0
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
         guard.ensure()
         try:
@@ -136,18 +142,21 @@ class KeeperLaunch:
         """Take reports until the launcher ends."""
         pipe = self._process.stdout
         assert pipe is not None
+        poller = select.poll()
+        poller.register(pipe, select.POLLIN)
         rest = b""
-        while data := os.read(pipe.fileno(), 1 << 16):
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                try:
-                    report = json.loads(line)
-                    if not isinstance(report, dict) or "from" not in report:
-                        raise ValueError
-                except ValueError:  # launchers and sites print what they like
-                    self._noise.append(line.decode("utf-8", "replace"))
-                    continue
-                self._on_report(report)
+        self._beaten = time.monotonic()
+        while True:
+            left_s = self._beaten + BEAT_S - time.monotonic()
+            if left_s <= 0:
+                self._beat()
+            elif poller.poll(left_s * 1000 + 1):
+                data = os.read(pipe.fileno(), 1 << 16)
+                if not data:
+                    break
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    self._take(line)
         try:
             how = how_ended(self._process.wait(_GRACE_S))
         except TimeoutError:
@@ -157,6 +166,29 @@ class KeeperLaunch:
             f"; its last words:\n{tail}" if tail else ""
         )
         self._on_report(None)
+
+    def _take(self, line: bytes) -> None:
+        try:
+            report = json.loads(line)
+            rank = int(report["from"])
+        except (ValueError, KeyError, TypeError):  # launchers and sites print what they like
+            self._noise.append(line.decode("utf-8", "replace"))
+            return
+        self._heard[rank] = time.monotonic()
+        self._on_report(report)
+
+    def _beat(self) -> None:
+        """See that keepers are there, as a node may vanish without a word."""
+        now, before = time.monotonic(), self._beaten
+        self._beaten = now
+        if now - before > 2 * BEAT_S + 1:  # we were suspended, and what was said is not read
+            self._heard = dict.fromkeys(self._heard, now)
+        for rank, heard in list(self._heard.items()):
+            if now - heard > SILENT_S:
+                del self._heard[rank]
+                self._on_report({"from": rank, "silent": now - heard})
+        with contextlib.suppress(ServiceError):
+            self.send({"do": "ping"})
 
     def let_go(self) -> None:
         """Leave the keepers alone when we end: they have servers that outlive us."""

@@ -162,14 +162,15 @@ class RemotePlace(Place):
         self._unseen: list[str] | None = None
         self._looked = threading.Event()
         self._closed = False
+        self._silent = False
 
     def __repr__(self) -> str:
         return f"<RemotePlace {self.hostname} {self.address}>"
 
     @property
     def is_lost(self) -> bool:
-        """Whether its launch is over, and the keeper with it."""
-        return bool(self.launch.over)
+        """Whether its launch is over, and the keeper with it, or it is silent for long."""
+        return bool(self.launch.over or self._silent)
 
     def order(self, **order: Any) -> bool:
         """Send an order; return whether it was sent."""
@@ -192,6 +193,13 @@ class RemotePlace(Place):
             for server in servers.values():
                 server.lost(self.launch.over)
             self._looked.set()
+        elif "silent" in report:
+            self._silent = True
+            why = f"nothing was heard of {self.hostname} for {report['silent']:.0f} s"
+            for server in servers.values():
+                server.lost(why)
+            if self.launch.ranks == 1:
+                self.launch.kill()
         elif "looked" in report:
             self._unseen = report["looked"]
             self._looked.set()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -159,6 +160,28 @@ def test_a_keeper_that_hangs_holds_nobody_up(
     assert server.wait(DEADLINE_S) is None
     wait_until(lambda: gone(server.pid), DEADLINE_S, "the server is gone")
     wait_until(lambda: not steps(slurm, job), DEADLINE_S, "the step is over")
+
+
+@pytest.mark.parametrize("single_cmd", [False, True])
+def test_a_node_that_says_nothing_is_lost(
+    open_on: Callable[..., list[NodePlace]], monkeypatch: pytest.MonkeyPatch, single_cmd: bool
+) -> None:
+    """As when its power fails, which the scheduler notices minutes later."""
+    monkeypatch.setattr("ssdag.services.launch.BEAT_S", 0.1)
+    monkeypatch.setattr("ssdag.services.launch.SILENT_S", 2.0)
+    monkeypatch.setattr("ssdag.services.remote._SLACK_S", 0.5)
+    here, there = open_on("n1", "n2", single_cmd=single_cmd)
+    servers = [place.start(request_of()) for place in (here, there)]
+    keeper = keeper_of(servers[1].pid)
+    keeper.suspend()
+    assert servers[1].wait(DEADLINE_S) is None
+    assert re.search("nothing was heard of n2", servers[1].log_tail())
+    assert servers[0].running()
+    assert value_of(servers[0].address) == b"v"
+    again = there.start(request_of())
+    assert again.hostname == "n2"
+    if single_cmd:  # that step is still there
+        keeper.resume()
 
 
 def test_what_does_not_start_says_why(open_on: Callable[..., list[NodePlace]]) -> None:
