@@ -8,12 +8,12 @@ value travel through the client, with its time to live.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ssdag.client.base import ClientBase, call
 from ssdag.client.resp import ReplyError, command
 from ssdag.client.slots import slot_of
-from ssdag.client.transaction import transaction
+from ssdag.client.transactions import Watch, transaction
 from ssdag.errors import DataError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def copy(client: ClientBase, what: str, source: bytes, target: bytes) -> bool:
             )
         line = command(b"COPY", source, target, b"REPLACE")
         return bool(client._run(what, lambda c: call(c, line), key=source))
-    value, ttl_ms = client._run(what, lambda c: _fetch(c, source, watch=False), key=source)
+    value, ttl_ms = client._run(what, lambda c: _fetch(c, source), key=source)
     if value is None:
         return False
     client._run(what, lambda c: _store(c, target, value, ttl_ms), key=target)
@@ -61,16 +61,12 @@ def rename(client: ClientBase, what: str, old: bytes, new: bytes) -> bool:
         return client._run(what, work, key=old, idempotent=False)
 
     def move(connection: Connection) -> bool | None:
-        try:
-            value, ttl_ms = _fetch(connection, old, watch=True)
+        with Watch(connection) as watch:
+            _, value, ttl_ms = watch.look((b"WATCH", old), (b"GET", old), (b"PTTL", old))
             if value is None:
-                call(connection, command(b"UNWATCH"))
                 return False
             client._run(what, lambda c: _store(c, new, value, ttl_ms), key=new)
-            done = transaction(connection, command(b"MULTI") + command(b"DEL", old), 1)
-        except BaseException:
-            connection.close()  # it may still watch
-            raise
+            done = watch.transaction([(b"DEL", old)])
         return None if done is None else True
 
     for _ in range(_TRIES):
@@ -85,21 +81,10 @@ def _together(client: ClientBase, one: bytes, other: bytes) -> bool:
     return not client.clustered or slot_of(one) == slot_of(other)
 
 
-def _fetch(connection: Connection, key: bytes, *, watch: bool) -> tuple[bytes | None, int]:
-    """Return a value and its time to live in milliseconds, -1 for none.
-
-    With `watch`, the next transaction does nothing if it is written from now on.
-    """
-    lines = command(b"GET", key) + command(b"PTTL", key)
-    answers: Any
-    if watch:
-        connection.send(command(b"WATCH", key) + lines, replies=3)
-        watched, *answers = connection.replies(3)
-        for answer in (watched, *answers):
-            if isinstance(answer, ReplyError):
-                raise answer
-    else:
-        answers = transaction(connection, command(b"MULTI") + lines, 2)
+def _fetch(connection: Connection, key: bytes) -> tuple[bytes | None, int]:
+    """Return a value and its time to live in milliseconds, -1 for none."""
+    answers = transaction(connection, [(b"GET", key), (b"PTTL", key)])
+    assert answers is not None  # nothing was watched
     return answers[0], answers[1]
 
 

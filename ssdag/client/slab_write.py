@@ -16,7 +16,7 @@ from ssdag.client import npy
 from ssdag.client.resp import command
 from ssdag.client.slab import locate
 from ssdag.client.tensors import look
-from ssdag.client.transaction import finish
+from ssdag.client.transactions import ended
 from ssdag.errors import DataError, DataFormatError
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _write(connection: Connection, key: bytes, stored: bytes, header: Header, ru
     if not several:
         return connection.reply()
     connection.send(command(b"EXEC"))
-    return min(finish(connection, len(pieces)) or (0,))
+    return min(ended(connection.replies(len(pieces) + 2)) or (0,))
 
 
 def _pieces(runs: Runs) -> Iterator[tuple[list[int], memoryview]]:
