@@ -8,6 +8,7 @@ from ssdag.client.async_calls import AsyncCalls
 from ssdag.client.key_calls import KeyCalls
 from ssdag.client.list_calls import ListCalls
 from ssdag.client.pubsub_calls import PubSubCalls
+from ssdag.client.steering_calls import SteeringCalls
 from ssdag.client.stream_calls import StreamCalls
 from ssdag.client.tensor_sets import TensorSetCalls
 from ssdag.client.wait_calls import WaitCalls
@@ -19,6 +20,7 @@ class Client(
     PubSubCalls,
     ListCalls,
     StreamCalls,
+    SteeringCalls,
     TensorSetCalls,
     KeyCalls,
     AdminCalls,

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 from ssdag.client.base import call
-from ssdag.client.resp import command, key_bytes
+from ssdag.client.handle import check_count
+from ssdag.client.resp import key_bytes
 from ssdag.errors import ConfigError, DataFormatError
 
 if TYPE_CHECKING:
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 Policy: TypeAlias = Literal["block", "drop_oldest", "latest"]
 
 DEFAULT_CAPACITY = 16
-
-#: Who waits looks again after this, in case that who should have woken it was killed.
-_LOOK_AGAIN_S = 2.0
 
 
 class Keys(NamedTuple):
@@ -72,8 +69,8 @@ class Options(NamedTuple):
                 )
             capacity = 1
         for name, value in (("capacity", capacity), ("writers", self.writers)):
-            if value is not None and (isinstance(value, bool) or not _is_count(value)):
-                raise ConfigError(f"{name}={value!r}: a number of 1 or more")
+            if value is not None:
+                check_count(name, value)
         return self._replace(capacity=capacity)
 
     def words(self) -> dict[str, bytes]:
@@ -84,44 +81,6 @@ class Options(NamedTuple):
         }
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and value >= 1
-
-
-def script(text: str, keys: tuple[bytes, ...], *words: bytes | str | int) -> bytes:
-    """Return the command that runs a program at the server."""
-    values = [w if isinstance(w, bytes) else str(w).encode() for w in words]
-    return command(b"EVAL", text.encode(), b"%d" % len(keys), *keys, *values)
-
-
 def run(client: ClientBase, what: str, keys: Keys, line: bytes) -> Any:
     """Run a program that may be run again, and return what it answers."""
     return client._run(what, lambda connection: call(connection, line), key=keys.stream)
-
-
-class Deadline:
-    """When waiting ends.
-
-    Parameters
-    ----------
-    timeout_s : float or None
-        From now; None for never.
-    """
-
-    def __init__(self, timeout_s: float | None) -> None:
-        self.timeout_s = timeout_s
-        self._at = None if timeout_s is None else time.monotonic() + timeout_s
-
-    @property
-    def passed(self) -> bool:
-        """Whether it is over."""
-        return self._at is not None and time.monotonic() >= self._at
-
-    def wait_s(self, client: ClientBase) -> float:
-        """Return how long one blocking command may take now: above 0, and not for ever."""
-        wait_s = _LOOK_AGAIN_S
-        if client._timeout_s is not None:
-            wait_s = min(wait_s, client._timeout_s / 2)
-        if self._at is not None:
-            wait_s = min(wait_s, self._at - time.monotonic())
-        return max(wait_s, 0.001)

@@ -12,8 +12,10 @@ import time
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ssdag.client import stream_scripts as scripts
+from ssdag.client.deadline import Deadline
+from ssdag.client.handle import script
 from ssdag.client.resp import ReplyError, command, key_bytes
-from ssdag.client.stream_keys import Deadline, run, script
+from ssdag.client.stream_keys import run
 from ssdag.client.stream_presence import Presence
 from ssdag.client.stream_steps import Entry, StepReading
 from ssdag.errors import DataError, DataTimeoutError, MissingDataError, StoreError

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from ssdag.client import stream_scripts as scripts
 from ssdag.client.base import call
+from ssdag.client.deadline import Deadline
+from ssdag.client.handle import script
 from ssdag.client.records import pack
 from ssdag.client.resp import command
-from ssdag.client.stream_keys import DEFAULT_CAPACITY, Deadline, run, script
+from ssdag.client.stream_keys import DEFAULT_CAPACITY, run
 from ssdag.errors import DataError, DataTimeoutError
 
 if TYPE_CHECKING:

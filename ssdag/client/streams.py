@@ -7,10 +7,10 @@ import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ssdag.client import stream_scripts as scripts
+from ssdag.client.handle import script, sent
 from ssdag.client.records import BytesSource, WireSource, unpack
 from ssdag.client.resp import command
-from ssdag.client.shared import ClientReference
-from ssdag.client.stream_keys import Keys, Options, run, script
+from ssdag.client.stream_keys import Keys, Options, run
 from ssdag.client.stream_reader import StreamReader
 from ssdag.client.stream_steps import Entry
 from ssdag.client.stream_writer import StreamWriter
@@ -92,10 +92,7 @@ class Stream:
         return f"<Stream {self.name!r} at {self._client.address}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        client = self._client
-        # In a task it uses the connections that its process has already.
-        via = ClientReference(client.address, client.password_file) if client.shared else client
-        return type(self), (via, self.name, self.options)
+        return type(self), (sent(self._client), self.name, self.options)
 
     # -- writing ---------------------------------------------------------------------
 

@@ -137,6 +137,35 @@ def test_a_stream_that_moves_while_all_wait(client: Client, cluster: RedisCluste
         writing.result(30)
 
 
+def test_steering_on_a_slot_that_moves(client: Client, cluster: RedisCluster) -> None:
+    checkpoint = client.checkpoint("c", keep=2)
+    counter = client.step_counter("c")
+    steering = client.steering("c")
+    slot = slot_of(b"{c}")
+    source = cluster.owner(slot)
+    target = next(s for s in cluster.primaries if s is not source)
+
+    def run() -> list[int]:
+        seen = []
+        for step in range(300):
+            checkpoint.save(step, np.full(600, step))
+            counter.done(step)
+            seen += [command.value for command in steering.check(step)]
+            client.steer("next", step, channel="c")
+        return seen
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run)
+        assert client.step_counter("c").wait(20, timeout_s=30) >= 20
+        cluster.move(slot, source, target)
+        cluster.move(slot, target, source)
+        assert client.step_counter("c").wait(299, timeout_s=60) == 299
+        assert running.result(30) == list(range(299))
+    assert checkpoint.steps == [298, 299]
+    assert (checkpoint.load().value == 299).all()
+    assert checkpoint.delete()
+
+
 def test_a_replica_takes_over(tmp_path: Path) -> None:
     """Who reads and writes goes on with the replica of a node that was killed."""
     with (
