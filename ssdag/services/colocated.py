@@ -86,7 +86,8 @@ class ColocatedOrchestrator(Orchestrator):
         Where the driver's node has none, its calls raise StoreError.
         """
         self.start()
-        assert self._reference is not None
+        if self._reference is None:  # in a plan, which starts nothing
+            return super().client()
         return self._reference.resolve()
 
     def environment(self) -> dict[str, str]:
@@ -99,8 +100,8 @@ class ColocatedOrchestrator(Orchestrator):
             temporary folder, or `port` was left out where `unix_socket` is False.
         """
         self.start()
-        assert self._reference is not None
-        if len({ways[1:] for ways in self._reference.servers}) > 1:
+        reference = self._reference
+        if reference is not None and len({ways[1:] for ways in reference.servers}) > 1:
             raise UnsupportedError(
                 f"{self.name!r} has not the same address on all nodes: pass it to apps, which "
                 "find the server of their node, or give port="

@@ -172,7 +172,7 @@ def service_step(
         hosts=() if launcher.name in _CHOOSES_NODES else tuple(hosts),
         cores_per_rank=cores if launcher.name == "srun" else None,
         binding="none",
-        overlap=True,
+        overlap=launcher.name == "srun",  # the others share cores anyway, or never
         options=_OF_A_SERVICE.get(launcher.name, ()),
     )
 

@@ -7,10 +7,22 @@ from typing import Any
 
 import pytest
 
-from ssdag import ConfigError
+from ssdag import ConfigError, UnsupportedError
+from ssdag.launchers import (
+    AprunLauncher,
+    FluxLauncher,
+    JsrunLauncher,
+    Launcher,
+    MpiexecLauncher,
+    MpirunLauncher,
+    PalsLauncher,
+    SingleLauncher,
+    SrunLauncher,
+)
 from ssdag.services.network import choose_addresses
 from ssdag.services.node_facts import addresses_here, choose_cores, machine, node_name
 from ssdag.services.on_nodes import choose_hosts
+from ssdag.services.opening import launch_environment, service_step
 
 
 def facts(number: int, **interfaces: str) -> dict[str, Any]:
@@ -88,3 +100,33 @@ def test_this_node(monkeypatch: pytest.MonkeyPatch) -> None:
     assert node_name() == "n8"
     assert machine() == machine()
     assert any(text.startswith("127.0.0.1/") for text in addresses_here()["lo"])
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [SrunLauncher(), MpirunLauncher(), MpiexecLauncher(), PalsLauncher(), JsrunLauncher(),
+     FluxLauncher(), AprunLauncher()],
+    ids=lambda launcher: launcher.name,
+)  # fmt: skip
+def test_launchers_start_keepers(launcher: Launcher) -> None:
+    argv = ("python", "-P", "keeper.py")
+    line = launcher.command(service_step(launcher, ["nid00023"], argv, None))
+    assert line[-3:] == list(argv)
+    if launcher.name == "srun":  # beside all other steps, and no rank of MPI
+        assert {"--overlap", "--mpi=none"} <= set(line)
+        both = launcher.command(service_step(launcher, ["n1", "n2"], argv, 2))
+        assert {"--ntasks=2", "--ntasks-per-node=1", "--nodelist=n1,n2"} <= set(both)
+    else:
+        with pytest.raises(UnsupportedError, match="single_cmd=False"):
+            service_step(launcher, ["n1", "n2"], argv, None)
+
+
+def test_a_launch_leaves_the_jobs_options_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_NTASKS", "SLURM_CPUS_PER_TASK", "PMI_RANK"):
+        monkeypatch.setenv(name, "7")
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    env = launch_environment(SrunLauncher())
+    assert env["SLURM_JOB_ID"] == "5"
+    assert not {"SLURM_NTASKS", "SLURM_CPUS_PER_TASK", "PMI_RANK"} & set(env)
+    with pytest.raises(UnsupportedError, match="starts nothing on other nodes"):
+        service_step(SingleLauncher(), ["n1"], ("x",), None)
