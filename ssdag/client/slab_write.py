@@ -33,11 +33,16 @@ if redis.call('STRLEN', KEYS[1]) ~= tonumber(ARGV[2]) then return -1 end
 for i = 3, #ARGV, 2 do redis.call('SETRANGE', KEYS[1], ARGV[i], ARGV[i + 1]) end
 return 1"""
 
-#: The first line fails, if one must, while nothing has changed.
+#: The first writing line fails, if one must, while nothing has changed. What is there
+#: already is not made longer but made anew, so that all of it is zero.
 _CREATE = b"""\
-if #ARGV[1] <= tonumber(ARGV[2]) then redis.call('SETRANGE', KEYS[1], ARGV[2], '\\0') end
-redis.call('DEL', KEYS[1])
-if #ARGV[1] <= tonumber(ARGV[2]) then redis.call('SETRANGE', KEYS[1], ARGV[2], '\\0') end
+local there = redis.call('EXISTS', KEYS[1]) == 1
+local data = #ARGV[1] <= tonumber(ARGV[2])
+if data then redis.call('SETRANGE', KEYS[1], ARGV[2], '\\0') end
+if there then
+  redis.call('DEL', KEYS[1])
+  if data then redis.call('SETRANGE', KEYS[1], ARGV[2], '\\0') end
+end
 redis.call('SETRANGE', KEYS[1], 0, ARGV[1])
 if ARGV[3] ~= '' then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end"""
 
