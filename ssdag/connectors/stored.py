@@ -44,11 +44,15 @@ class Place:
         It is pickled here, once.
     """
 
-    __slots__ = ("_blob", "connector")
+    __slots__ = ("_blob", "_shown", "connector")
 
     def __init__(self, connector: Connector) -> None:
         self.connector = connector
         self._blob = pickle.dumps(connector, 5)
+        self._shown = repr(connector)  # now that it is there, for when it is not
+
+    def __repr__(self) -> str:
+        return self._shown
 
     @property
     def blob(self) -> bytes:

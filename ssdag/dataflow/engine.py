@@ -135,10 +135,10 @@ class Engine:
     def put(self, value: Any) -> DataFuture[Any]:
         """Store a value once that many tasks will take; returns a future that is done.
 
-        With ``Config(store=...)`` a value of ``by_reference_bytes`` or more is written into
-        the store now (it blocks for that), and tasks that take the future fetch it where
-        they run. It is deleted when the future and all tasks that took it are gone. A
-        smaller value, and any without a store, stays in memory and travels by value.
+        With a store (``Config(store=...)``) a value of ``by_reference_bytes`` or more is
+        written there now (it blocks for that), and tasks that take the future fetch it
+        where they run. It is deleted when the future and all tasks that took it are gone.
+        A smaller value, and any without a store, stays in memory and travels by value.
 
         Raises
         ------
@@ -195,7 +195,7 @@ class Engine:
         future: AppFuture[Any] = AppFuture(task)
         if not futures and not waitables and not after:
             self._ledger.add(task, future, (), (), index)
-            if app.indirect or task.executor is None:
+            if task.executor is None or (app.indirect and (app.cache or not task.simple)):
                 self._begin(task)
             else:
                 task.executor.submit(task)
@@ -235,13 +235,13 @@ class Engine:
     def _plain_tasks(self, app: AppSpec, chunk: Sequence[tuple[Any, ...]]) -> list[Task] | None:
         """Return tasks that can begin at once on one executor; None if some cannot."""
         _, executor, app = self._routes.get(app) or self._register(app)
-        if executor is None or app.indirect or self.config.max_pending is not None:
+        if executor is None or app.cache or self.config.max_pending is not None:
             return None
         tasks = []
         for args in chunk:
             task = Task(app, args, None, app.options, self)
             futures, waitables, task.simple = arguments.find(args, None)
-            if futures or waitables:
+            if futures or waitables or (app.indirect and not task.simple):
                 return None
             task.executor = executor
             tasks.append(task)

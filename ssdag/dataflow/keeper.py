@@ -6,12 +6,14 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shutil
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from ssdag.connectors.filesystem import machine
 from ssdag.connectors.stored import Place, StoredValue, Storing
 from ssdag.errors import SsdagError
+from ssdag.wire import guard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,11 +42,21 @@ class Keeper:
 
     def __init__(self, values: Values, connector: Connector) -> None:
         self._values = values
-        self.place = Place(connector)
         self.prefix = f"ssdag.value.{secrets.token_hex(8)}."
+        self._folder: str | None = None
+        if connector.kind == "directory":
+            connector = self._own_folder(connector)
+        self.place = Place(connector)
         self.near = connector.scope == "node"
         self.live: WeakValueDictionary[str, StoredValue] = WeakValueDictionary()
         self._pid = os.getpid()
+
+    def _own_folder(self, connector: Any) -> Connector:
+        """Return a connector to a folder in a folder, which goes if the driver is killed."""
+        self._folder = os.path.join(connector.path, self.prefix.rstrip("."))
+        own: Connector = type(connector)(self._folder, scope=connector.scope)
+        guard.path(self._folder)
+        return own
 
     def storing(self, func: Callable[..., Any], threshold: int, *, always: bool) -> Storing:
         """Return a body whose large results come here."""
@@ -98,9 +110,10 @@ class Keeper:
             if value.kept:
                 continue
             try:
-                if value.nbytes <= room and not lost:
+                size = 0 if connector.local else value.nbytes  # mapped, and not copied
+                if size <= room and not lost:
                     value.keep()
-                    room -= value.nbytes
+                    room -= size
                     continue
             except (SsdagError, OSError) as error:
                 reason = str(error)
@@ -108,11 +121,14 @@ class Keeper:
         if lost:
             _log.warning(
                 "%d results in %r are gone, because their engine has ended, and %s; call "
-                "result() before, or delete their futures", lost, connector, reason,
+                "result() before, or delete their futures", lost, self.place, reason,
             )  # fmt: skip
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            guard.release_path(self._folder)
+            return room
         try:
             connector.delete_many(connector.keys(self.prefix + "*"))
-            connector.close()
         except (SsdagError, OSError) as error:
-            _log.info("nothing can be deleted from %r: %s", connector, error)
+            _log.info("nothing can be deleted from %r: %s", self.place, error)
         return room

@@ -148,7 +148,7 @@ class Remaking:
         if self._fetched(value):
             self._values.tell(
                 "reach", "a worker did not get a value that is in %r, so it goes by the driver: %s",
-                keeper.place.connector, error,
+                keeper.place, error,
             )  # fmt: skip
             self._go(task)
             return
@@ -196,9 +196,15 @@ class Remaking:
                 f"the value {value.key} is gone with its engine: call result() before that ends",
                 key=value.key,
             )
-        if value.place.connector.exists(value.key):  # the connection broke, say
-            return
-        self.remake(value).result()
+        if not self._is_there(value):
+            self.remake(value).result()
+
+    def _is_there(self, value: StoredValue) -> bool:
+        """Say whether a value is where it was: a connection broke, say."""
+        try:
+            return value.place.connector.exists(value.key)
+        except (SsdagError, OSError):
+            return False
 
     def remake(self, value: StoredValue) -> Future[None]:
         """Begin to make a value again, if nobody has; the future ends when it is done."""
@@ -275,7 +281,7 @@ class Remaking:
             future.set_exception(error)
 
     def _lost(self, value: StoredValue, why: str) -> LostValueError:
-        where = value.place.connector
+        where = value.place
         whose = ""
         if value.origin is not None:
             whose = f", the result of task {value.origin.task_id} ({value.origin.app.name}),"

@@ -7,7 +7,9 @@ Which way a large value takes:
   (:mod:`ssdag.wire.shared`) and nothing here, unless an app names a store of its own.
 * Elsewhere it goes into the store of the app, or else of the configuration: a worker puts
   its result there, and the driver an argument, and what passes between them is its name.
-* Without a store, or where the store does not take it, it goes by the driver.
+* Without a store, other executors whose workers are on this machine share memory by a
+  ``SharedMemoryConnector``.
+* Everything else, and what a store does not take, goes by the driver.
 """
 
 from __future__ import annotations
@@ -69,6 +71,7 @@ class Values:
         self.released: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._chosen = False
         self._told: set[str] = set()
         self.remaking = Remaking(engine, self)
 
@@ -84,8 +87,10 @@ class Values:
         ConfigError, SsdagError
             The store is none, or does not start.
         """
-        store = self._store if app.store is None else app.store
-        if app.kind != "python" or store is None or store is False or app.keeper is not None:
+        if app.kind != "python" or app.store is False or app.keeper is not None:
+            return app
+        store = self._default() if app.store is None else app.store
+        if store is None:
             return app
         keeper = self.keeper(store)
         func = keeper.storing(app.func, self._threshold, always=app.store is not None)
@@ -101,6 +106,19 @@ class Values:
             lazy=app.lazy,
             keeper=keeper,
         )
+
+    def _default(self) -> Any:
+        """Return the store of apps that have none of their own."""
+        if self._store is None and not self._chosen:
+            self._chosen = True
+            if any(executor.reach == "node" for executor in self._engine.executors):
+                from ssdag.connectors.shared_memory import SharedMemoryConnector
+
+                try:
+                    self._store = SharedMemoryConnector()
+                except SsdagError as error:
+                    _log.warning("large values go by the driver: %s", error)
+        return self._store
 
     def keeper(self, store: Any) -> Keeper:
         """Return what looks after the values in a store."""
@@ -127,7 +145,7 @@ class Values:
                 self.tell(
                     executor.label,
                     "executor %r may have workers on other machines, which do not reach the store "
-                    "%r: large values go by the driver", executor.label, keeper.place.connector,
+                    "%r: large values go by the driver", executor.label, keeper.place,
                 )  # fmt: skip
             elif self._heavy(task):
                 if threading.current_thread().name.startswith("ssdag-"):
@@ -177,17 +195,18 @@ class Values:
             args, kwargs = arguments.change_all(args, kwargs, light)
         except Exception as error:  # pickling is user code; the executor says it better
             self.tell("put", "an argument cannot be stored in %r, and goes by the driver: %s",
-                      keeper.place.connector, error)  # fmt: skip
+                      keeper.place, error)  # fmt: skip
             return
         _set_arguments(task, args, kwargs)
 
     def put(self, value: Any) -> DataFuture[Any]:
         """Store a value for tasks; see :meth:`Engine.put`."""
         name = f"{type(value).__name__} {secrets.token_hex(4)}"
-        if self._store is not None and not is_light(value, self._threshold):
+        store = self._default()
+        if store is not None and not is_light(value, self._threshold):
             packed = pack(value)
             if packed.nbytes >= self._threshold:
-                value = self.keeper(self._store).put(packed)
+                value = self.keeper(store).put(packed)
         future: DataFuture[Any] = DataFuture(name, "value")
         future.set_result(value)
         return future
@@ -246,7 +265,7 @@ class Values:
                     keeper.place.connector.delete_many(keys)
                 except (SsdagError, OSError) as error:
                     self.tell("delete", "values in %r cannot be deleted now: %s",
-                              keeper.place.connector, error)  # fmt: skip
+                              keeper.place, error)  # fmt: skip
             del batch, freed, item  # references of values, which would live until the next
 
     def tell(self, what: str, text: str, *details: Any) -> None:

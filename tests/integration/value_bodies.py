@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,6 +104,20 @@ def is_memory_of_this_machine(array: Array) -> bool:
         return "/dev/shm/ssdag-" in maps.read()
 
 
+def stored(folder: DirectoryConnector) -> list[Path]:
+    """Return the files of the values that engines have in a folder."""
+    gc.collect()
+    return [path for path in Path(folder.path).glob("ssdag.value.*/*") if path.is_file()]
+
+
+def lose(folder: DirectoryConnector) -> None:
+    """Remove the values that engines have in a folder."""
+    paths = stored(folder)
+    assert paths
+    for path in paths:
+        path.unlink()
+
+
 class HalfBlind(Connector):
     """A folder that only the driver can read, and only workers can write, or neither.
 
@@ -153,3 +171,39 @@ class HalfBlind(Connector):
 
     def keys(self, pattern: str = "*") -> list[str]:
         return self._inner.keys(pattern)
+
+
+def fail_second_time(path: str, n: int) -> Array:
+    with open(path, "a") as file:
+        file.write("x")
+    if os.path.getsize(path) > 1:
+        raise ValueError("not again")
+    return np.full(n, 1.0)
+
+
+def hold_second_time(path: str, gate: str, n: int) -> Array:
+    """Make an array; the second time wait until a file is gone."""
+    with open(path, "a") as file:
+        file.write("x")
+    if os.path.getsize(path) > 1:
+        while os.path.exists(gate):
+            time.sleep(0.01)
+    return np.full(n, 1.0)
+
+
+class Forgetful(HalfBlind):
+    """A folder that loses whatever is written to it."""
+
+    def __init__(self, path: str, denied: tuple[str, ...] = ()) -> None:
+        super().__init__(path, denied)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Forgetful, (self._path,)
+
+    def write(self, key: str, parts: Sequence[Any]) -> None:
+        """Forget it."""
+
+
+def die_with(array: Array) -> None:
+    assert array.size
+    os.kill(os.getpid(), signal.SIGKILL)
