@@ -45,7 +45,9 @@ class Answer(NamedTuple):
     Attributes
     ----------
     asked : object
-        What was given to :meth:`Link.ask` with it.
+        What was given to :meth:`Link.ask` with it. A subscription that is refused
+        gets an answer too, which then is taken for that of the next command, and all
+        later ones are off by one: the link is of no use any more.
     value : Reply
         What the server said; an error is a value here.
     """
@@ -181,12 +183,9 @@ class Link:
                     found.append(Push(tuple(value)))
                 elif self._asked:
                     found.append(Answer(self._asked.popleft(), value))
-                elif isinstance(value, ReplyError):  # to a subscription that is refused
-                    found.append(Answer(None, value))
-                else:
-                    raise ConnectionLostError(
-                        f"the server at {self.address} answered what nobody asked: {value!r:.80}"
-                    )
+                else:  # to a subscription, which only a refusal answers so
+                    odd = ReplyError(f"ERR it answered what nobody asked: {value!r:.80}")
+                    found.append(Answer(None, value if isinstance(value, ReplyError) else odd))
         del self._in[:position]
         return found
 

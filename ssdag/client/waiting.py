@@ -33,9 +33,11 @@ class Watch:
         How long he waits, as he said it.
     looks : tuple of Look
         The questions that tell.
+    failing_s : float
+        Since when a function of the user cannot reach its server; 0 if it can.
     """
 
-    __slots__ = ("condition", "future", "looks", "result", "timeout_s")
+    __slots__ = ("condition", "failing_s", "future", "looks", "result", "timeout_s")
 
     def __init__(
         self,
@@ -50,6 +52,7 @@ class Watch:
         self.result = result
         self.timeout_s = timeout_s
         self.looks = looks
+        self.failing_s = 0.0
 
 
 class Look:

@@ -73,6 +73,8 @@ class Watcher:
         #: Questions that have no answer because of some trouble.
         self._troubled: dict[Look, None] = {}
         self._trouble: SsdagError | None = None
+        #: Functions that are to be asked again, and when.
+        self._again: dict[Watch, float] = {}
         self._checker = Checker(self._checked)
         self._nodes: Nodes
         self._error: SsdagError | None = None
@@ -228,7 +230,7 @@ class Watcher:
     def _sleep_s(self, idle_s: float | None) -> float | None:
         now = time.monotonic()
         times = [t for t in (idle_s, self._waiting.next_s()) if t is not None]
-        if self._troubled:
+        if self._troubled or self._again:
             times.append(now + _CHECK_S)
         return max(min(times) - now, 0.0) if times else None
 
@@ -252,6 +254,12 @@ class Watcher:
         for watch in self._waiting.due(now):
             text = f"{watch.condition} did not come within {watch.timeout_s:.3g} s"
             _fail(watch.future, DataTimeoutError(text))
+        with self._waiting.lock:
+            again = [watch for watch, due_s in self._again.items() if due_s <= now]
+            for watch in again:
+                del self._again[watch]
+        for watch in again:
+            self._checker.ask(watch)
         for look in list(self._troubled):
             if not look.watches:
                 del self._troubled[look]
@@ -358,8 +366,23 @@ class Watcher:
             self._forget(watch.future)
             _fail(watch.future, error)
 
+    def _be_patient(self, watch: Watch) -> bool:
+        """Let a function be asked again that has lost its server; False if it was for long."""
+        now = time.monotonic()
+        watch.failing_s = watch.failing_s or now
+        if now - watch.failing_s > self.patience_s:
+            return False
+        with self._waiting.lock:
+            if self._error is None:
+                self._again[watch] = now + _CHECK_S
+                self._wake()
+        return True
+
     def _checked(self, watch: Watch, value: object, error: BaseException | None) -> None:
         """Take what a function of the user said; called in a thread of the checker."""
+        if isinstance(error, StoreError) and error.transient and self._be_patient(watch):
+            return
+        watch.failing_s = 0.0
         if error is not None:
             self._forget(watch.future)
             _fail(watch.future, error)

@@ -312,7 +312,8 @@ class Nodes:
                 self._map.hasten(time.monotonic())
                 self._listener.on_put_off(what, failure)
         elif code == "NOPERM" and ("channel" in str(value) or "subscribe" in str(value)):
-            raise failure  # the answer to a subscription, which else is answered by messages
+            # The answer to a subscription, which else is answered by messages.
+            raise explain(value, str(node.address), "listen to changes of keys")
         else:
             self._listener.on_answer(what, value)
 
