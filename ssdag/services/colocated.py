@@ -44,6 +44,7 @@ _NOT_HERE = {
     "nodes": "there is one server on each node of the allocation; hosts= chooses nodes",
     "replicas": "each node's data are its own",
     "folder": "servers keep their data in the memory of their nodes",
+    "persistent": "servers beside tasks end with the orchestrator",
     "persistence": "servers keep their data in the memory of their nodes",
 }
 

@@ -129,6 +129,7 @@ class Keeper:
         self._threads: dict[str, threading.Thread] = {}
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._saying = threading.Lock()
+        self._heard = True
         self._follows = False
         self._leaves = ""
         self._orders: dict[str, Callable[[dict[str, Any]], None]] = {
@@ -155,6 +156,7 @@ class Keeper:
                     self._obey(line)
                 elif not self._follows:
                     break
+            self._heard = False
             self._end_all([kept for kept in self._kept.values() if not kept.request.outlives])
             for name in list(self._kept):
                 self._threads[name].join()
@@ -172,6 +174,8 @@ class Keeper:
 
     def say(self, **report: Any) -> None:
         """Report; nobody may listen any more."""
+        if not self._heard:  # a launcher would fail at it, and take the others along
+            return
         data = json.dumps({"from": self.rank, **report}).encode() + b"\n"
         with self._saying, contextlib.suppress(BrokenPipeError, ConnectionResetError):
             while data:

@@ -76,6 +76,7 @@ class KeeperLaunch:
         self._noise: list[str] = []
         self._heard: dict[int, float] = {}
         self._beaten = 0.0
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
         guard.ensure()
         try:
@@ -88,6 +89,7 @@ class KeeperLaunch:
             )
         except OSError as error:
             self._stderr.close()
+            os.close(self._wake_fd)
             raise ServiceStartError(
                 f"{argv[0]}, which starts servers on {where}, cannot be executed: {error.strerror}"
             ) from error
@@ -144,13 +146,16 @@ class KeeperLaunch:
         assert pipe is not None
         poller = select.poll()
         poller.register(pipe, select.POLLIN)
+        poller.register(self._wake_fd, select.POLLIN)
         rest = b""
         self._beaten = time.monotonic()
         while True:
             left_s = self._beaten + BEAT_S - time.monotonic()
             if left_s <= 0:
                 self._beat()
-            elif poller.poll(left_s * 1000 + 1):
+            elif ready := dict(poller.poll(left_s * 1000 + 1)):
+                if self._wake_fd in ready:
+                    return
                 data = os.read(pipe.fileno(), 1 << 16)
                 if not data:
                     break
@@ -222,6 +227,9 @@ class KeeperLaunch:
             if self._process.stdin is not None:
                 self._process.stdin.close()
         if self._outlived:
+            os.eventfd_write(self._wake_fd, 1)  # nobody is to be asked, or lost, any more
+            self._reader.join(_GRACE_S)
+            self._tidy()
             return
         try:
             self._process.wait(_GRACE_S)
@@ -230,7 +238,13 @@ class KeeperLaunch:
         self._process.kill_session()
         guard.release_session(self._process.pid)
         self._reader.join(_GRACE_S)
-        if not self._reader.is_alive():
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Close what the reader had open."""
+        if not self._reader.is_alive() and self._wake_fd >= 0:
             assert self._process.stdout is not None
             self._process.stdout.close()
             self._stderr.close()
+            os.close(self._wake_fd)
+            self._wake_fd = -1

@@ -38,7 +38,9 @@ class RemoteServer(PlacedServer):
         self.outlives = outlives
         self.hostname = place.hostname
         self._answered = threading.Event()
-        self._ended = threading.Event()
+        self._ended = False
+        #: Set when it has ended, or we let it go.
+        self._over = threading.Event()
         self._cleared = threading.Event()
         self._told = threading.Condition()
         self._tails = 0
@@ -63,14 +65,16 @@ class RemoteServer(PlacedServer):
         """Take the failure of a start."""
         self.failure = error
         self._answered.set()
-        self._ended.set()
+        self._ended = True
+        self._over.set()
         self._cleared.set()
 
     def ended(self, code: int | None, tail: str) -> None:
         """Take its end."""
-        if not self._ended.is_set():
+        if not self._ended:
             self._code, self._tail = code, tail
-            self._ended.set()
+            self._ended = True
+            self._over.set()
         self.tell(tail)
 
     def tell(self, tail: str) -> None:
@@ -88,7 +92,7 @@ class RemoteServer(PlacedServer):
         """Take that its keeper is gone, and it with it."""
         if not self._answered.is_set():
             self.failed(ServiceStartError(f"no server on {self.hostname}: {why}", log_tail=why))
-        self.ended(None, self._tail if self._ended.is_set() else why)
+        self.ended(None, self._tail if self._ended else why)
         self.cleared()
 
     # -- for the orchestrator ---------------------------------------------------------
@@ -98,18 +102,22 @@ class RemoteServer(PlacedServer):
         return self._answered.wait(timeout_s)
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Block until it has ended; None where its node or keeper was lost."""
-        if not self._ended.wait(timeout):
+        """Block until it has ended; None where its node was lost, or we let it go."""
+        if not self._over.wait(timeout):
             raise TimeoutError(f"the server on {self.hostname} still runs after {timeout} s")
         return self._code
 
     def running(self) -> bool:
         """Return whether it has not ended."""
-        return not self._ended.is_set()
+        return not self._ended
+
+    def let_go(self) -> None:
+        """Have :meth:`wait` return."""
+        self._over.set()
 
     def log_tail(self) -> str:
         """Return its last lines; blocks for a second at most."""
-        if self._ended.is_set():
+        if self._ended:
             return self._tail
         with self._told:
             seen = self._tails
@@ -119,10 +127,10 @@ class RemoteServer(PlacedServer):
 
     def end(self, grace_s: float) -> None:
         """Wait `grace_s` for its end, then have it killed."""
-        if self._ended.is_set():
+        if self._ended:
             return
         sent = self._place.order(do="end", id=self._name, grace_s=grace_s)
-        if not sent or not self._ended.wait(grace_s + _SLACK_S):
+        if not sent or not self._over.wait(grace_s + _SLACK_S):
             # Nobody there obeys: with the launch the scheduler ends what it has started.
             _log.warning("the keeper on %s does not answer: its launch is ended", self.hostname)
             self._place.abandon()

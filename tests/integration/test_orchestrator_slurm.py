@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
     from ssdag.client import Client
     from tests.clusters.cluster import SlurmCluster
+
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -122,6 +127,45 @@ def test_a_node_that_is_lost_has_its_shard_served_by_a_copy_on_another(
         keeper.kill()
         assert [client.get_tensor(f"u{i}")[0] for i in range(30)] == list(range(30))
         assert db.losses == ()
+
+
+DRIVER = """
+import sys
+import numpy as np
+from ssdag import Orchestrator
+db = Orchestrator(hosts=["n2"], persistent=True, folder=sys.argv[1], single_cmd=True)
+db.client().put_tensor("x", np.arange(3))
+print(db.checkpoint_file, flush=True)
+"""
+
+
+def test_one_that_outlives_its_driver_is_found_again(
+    slurm: SlurmCluster, job: str, tmp_path: Path
+) -> None:
+    folder = str(tmp_path / "db")
+    done = subprocess.run([sys.executable, "-c", DRIVER, folder], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=DEADLINE_S,
+                          check=True)  # fmt: skip
+    assert len(steps(slurm, job)) == 1
+    with Orchestrator.attach(done.stdout.strip()) as db:
+        assert db.hosts == ["n2"]
+        assert list(db.client().get_tensor("x")) == [0, 1, 2]
+    assert len(steps(slurm, job)) == 1
+    db = Orchestrator.attach(folder)
+    pids = db.pids
+    db.stop()
+    wait_until(lambda: not steps(slurm, job), DEADLINE_S, "the step is over")
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_detached_here_it_is_no_concern_of_ours(
+    slurm: SlurmCluster, job: str, tmp_path: Path
+) -> None:
+    db = Orchestrator(persistent=True, folder=tmp_path / "db").start()
+    db.detach()
+    assert len(steps(slurm, job)) == 1
+    Orchestrator.attach(tmp_path / "db").stop()
+    wait_until(lambda: not steps(slurm, job), DEADLINE_S, "the step is over")
 
 
 def test_what_cannot_be(job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
