@@ -162,15 +162,14 @@ def test_a_keeper_that_hangs_holds_nobody_up(
     wait_until(lambda: not steps(slurm, job), DEADLINE_S, "the step is over")
 
 
-@pytest.mark.parametrize("single_cmd", [False, True])
 def test_a_node_that_says_nothing_is_lost(
-    open_on: Callable[..., list[NodePlace]], monkeypatch: pytest.MonkeyPatch, single_cmd: bool
+    open_on: Callable[..., list[NodePlace]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when its power fails, which the scheduler notices minutes later."""
     monkeypatch.setattr("ssdag.services.launch.BEAT_S", 0.1)
     monkeypatch.setattr("ssdag.services.launch.SILENT_S", 2.0)
     monkeypatch.setattr("ssdag.services.remote._SLACK_S", 0.5)
-    here, there = open_on("n1", "n2", single_cmd=single_cmd)
+    here, there = open_on("n1", "n2", single_cmd=True)
     servers = [place.start(request_of()) for place in (here, there)]
     keeper = keeper_of(servers[1].pid)
     keeper.suspend()
@@ -180,8 +179,7 @@ def test_a_node_that_says_nothing_is_lost(
     assert value_of(servers[0].address) == b"v"
     again = there.start(request_of())
     assert again.hostname == "n2"
-    if single_cmd:  # that step is still there
-        keeper.resume()
+    keeper.resume()  # its step is still there
 
 
 def test_what_does_not_start_says_why(open_on: Callable[..., list[NodePlace]]) -> None:
