@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from tests.integration.bridged import BridgedHosts
+
 PASSWORD = "a password of tests"
 
 #: Highest port whose bus port (10000 above) is still one.
@@ -36,27 +38,37 @@ class Server:
         Where its files are.
     program : str
         The server program.
+    host : str
+        Its address.
+    enter : sequence of str
+        What stands in front of the program's command, to start it at that host.
     """
 
-    def __init__(self, folder: Path, program: str) -> None:
+    def __init__(
+        self, folder: Path, program: str, host: str = "127.0.0.1", enter: Sequence[str] = ()
+    ) -> None:
+        self.host = host
+        self._enter = list(enter)
         self.port = _free_port()
-        self.folder = folder / str(self.port)
+        self.folder = folder / f"{host}-{self.port}"
         self.folder.mkdir()
         self.program = program
-        self.address = f"127.0.0.1:{self.port}"
+        self.address = f"{host}:{self.port}"
         self.process: Process | None = None
         self.start()
 
     def start(self) -> None:
         """Start it; nobody waits until it is ready."""
         (self.folder / "server.conf").write_text(
-            f'port {self.port}\nbind 127.0.0.1\ndir "{self.folder}"\nsave ""\nlogfile "log"\n'
+            f'port {self.port}\nbind {self.host}\ndir "{self.folder}"\nsave ""\nlogfile "log"\n'
             f'requirepass "{PASSWORD}"\nmasterauth "{PASSWORD}"\ncluster-enabled yes\n'
             "cluster-node-timeout 800\nrepl-diskless-sync-delay 0\n"
             "cluster-replica-validity-factor 0\ncluster-allow-replica-migration no\n"
             "notify-keyspace-events K$glht\n"
         )
-        self.process = spawn([self.program, str(self.folder / "server.conf")], cwd=self.folder)
+        self.process = spawn(
+            [*self._enter, self.program, str(self.folder / "server.conf")], cwd=self.folder
+        )
         guard.session(self.process.pid)
 
     @property
@@ -97,6 +109,8 @@ class RedisCluster:
         Of each primary.
     program : path, optional
         The server program.
+    hosts : BridgedHosts, optional
+        Where they are, one on each, the primaries first; by default on loopback.
     """
 
     def __init__(
@@ -105,11 +119,19 @@ class RedisCluster:
         primaries: int = 3,
         replicas: int = 0,
         program: str | os.PathLike[str] | None = None,
+        hosts: BridgedHosts | None = None,
     ) -> None:
         path = find_server(program)
         self.password_file = folder / "password"
         self.password_file.write_text(PASSWORD)
-        self.servers = [Server(folder, path) for _ in range(primaries * (1 + replicas))]
+        count = primaries * (1 + replicas)
+        if hosts is None:
+            self.servers = [Server(folder, path) for _ in range(count)]
+        else:
+            self.servers = [
+                Server(folder, path, hosts.addresses[i], ["ip", "netns", "exec", hosts.names[i]])
+                for i in range(count)
+            ]
         self.primaries = self.servers[:primaries]
         self.replicas = self.servers[primaries:]
 
@@ -138,7 +160,7 @@ class RedisCluster:
             server.call("CLUSTER", "SET-CONFIG-EPOCH", i + 1)
             server.call("CLUSTER", "ADDSLOTS", *range(shares[i], shares[i + 1]))
         for server in self.servers[1:]:
-            self.servers[0].call("CLUSTER", "MEET", "127.0.0.1", server.port)
+            self.servers[0].call("CLUSTER", "MEET", server.host, server.port)
         with ThreadPoolExecutor(len(self.servers)) as pool:
             list(pool.map(self._wait_known, self.servers))
         for i, replica in enumerate(self.replicas):
@@ -186,7 +208,7 @@ class RedisCluster:
         keys = source.call("CLUSTER", "GETKEYSINSLOT", slot, count)
         if keys:
             source.call(
-                "MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "REPLACE", "AUTH", PASSWORD,
+                "MIGRATE", target.host, target.port, "", 0, 5000, "REPLACE", "AUTH", PASSWORD,
                 "KEYS", *keys,
             )  # fmt: skip
         return len(keys)
