@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssdag.errors import ConfigError, ServiceStartError
+from ssdag.errors import ConfigError, ServiceStartError, UnsupportedError
 from ssdag.services.folder import temporary_folder
 from ssdag.services.network import choose_addresses
 from ssdag.services.node_facts import addresses_here, machine
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from ssdag.launchers import Launcher
     from ssdag.providers.base import Provider
 
+_log = logging.getLogger("ssdag")
+
+#: Launchers whose steps share cores; with others a server would keep tasks waiting for ever.
+_SHARING = frozenset({"srun", "mpiexec", "mpirun", "pals"})
 #: A node may take so long to look for a file: parallel file systems have their moods.
 _LOOK_S = 20.0
 
@@ -152,7 +157,8 @@ def find_places(
     """Return places for the servers of an orchestrator, one on each node.
 
     In an allocation of several nodes keepers are launched there; blocks until they are
-    there. Elsewhere the one place is this machine.
+    there. Elsewhere the one place is this machine, and also, with a warning, where the
+    allocation's launcher has steps share nothing.
 
     Parameters
     ----------
@@ -188,6 +194,15 @@ def find_places(
     if launcher in (None, "auto"):
         assert provider is not None
         launcher = provider.launcher()
+        if launcher.name not in _SHARING and hosts is None:
+            refusal = (
+                f"launcher {launcher.name} starts nothing beside other steps of a node; name "
+                "nodes by hosts= and keep tasks off them, or another launcher="
+            )
+            if nodes is None:
+                raise UnsupportedError(f"no servers on {', '.join(there)}: {refusal}")
+            _log.warning("the orchestrator stays on this machine: %s", refusal)
+            return [LocalPlace()]
     return list(open_places(chosen, launcher, single_cmd=single_cmd, timeout_s=timeout_s))
 
 

@@ -19,10 +19,13 @@ from ssdag.launchers import (
     SingleLauncher,
     SrunLauncher,
 )
+from ssdag.providers.base import Allocation, Node
+from ssdag.services import on_nodes
 from ssdag.services.network import choose_addresses
 from ssdag.services.node_facts import addresses_here, choose_cores, machine, node_name
 from ssdag.services.on_nodes import choose_hosts
 from ssdag.services.opening import launch_environment, service_step
+from ssdag.services.places import LocalPlace
 
 
 def facts(number: int, **interfaces: str) -> dict[str, Any]:
@@ -130,3 +133,32 @@ def test_a_launch_leaves_the_jobs_options_at_home(monkeypatch: pytest.MonkeyPatc
     assert not {"SLURM_NTASKS", "SLURM_CPUS_PER_TASK", "PMI_RANK"} & set(env)
     with pytest.raises(UnsupportedError, match="starts nothing on other nodes"):
         service_step(SingleLauncher(), ["n1"], ("x",), None)
+
+
+class _Provider:
+    """A provider of an allocation of three nodes."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        self._launcher = launcher
+
+    def allocation(self) -> Allocation:
+        return Allocation("some", "1", tuple(Node(f"n{i}", 4) for i in range(3)))
+
+    def launcher(self) -> Launcher:
+        return self._launcher
+
+
+@pytest.mark.parametrize("launcher", [JsrunLauncher(), FluxLauncher(), SingleLauncher()])
+def test_no_server_takes_cores_from_tasks_unasked(
+    launcher: Launcher, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A step of the whole node would wait for the end of the server."""
+    monkeypatch.setattr(on_nodes, "provider_here", lambda: _Provider(launcher))
+    (place,) = on_nodes.find_places(3)
+    assert isinstance(place, LocalPlace)
+    assert "stays on this machine" in caplog.text
+    assert isinstance(on_nodes.find_places(3, launcher=None)[0], LocalPlace)
+    with pytest.raises(UnsupportedError, match="no servers on n0, n1, n2"):
+        on_nodes.find_places(None)
+    monkeypatch.setattr(on_nodes, "provider_here", lambda: None)
+    assert isinstance(on_nodes.find_places(None)[0], LocalPlace)
