@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import hashlib
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ssdag.client.base import call
-from ssdag.client.resp import command, key_bytes
+from ssdag.client.resp import ReplyError, command, key_bytes
 from ssdag.client.shared import ClientReference
 from ssdag.errors import ConfigError, DataFormatError
 
 if TYPE_CHECKING:
     from ssdag.client.base import ClientBase
+    from ssdag.client.connection import Connection
+    from ssdag.client.resp import Reply
 
 
 class Handle:
@@ -74,8 +77,58 @@ def sent(client: ClientBase) -> ClientBase | ClientReference:
 
 def script(text: str, keys: tuple[bytes, ...], *words: bytes | str | int) -> bytes:
     """Return the command that runs a program at the server."""
+    return command(b"EVAL", text.encode(), *_arguments(keys, words))
+
+
+def _arguments(keys: tuple[bytes, ...], words: tuple[bytes | str | int, ...]) -> list[bytes]:
     values = [w if isinstance(w, bytes) else str(w).encode() for w in words]
-    return command(b"EVAL", text.encode(), b"%d" % len(keys), *keys, *values)
+    return [b"%d" % len(keys), *keys, *values]
+
+
+class Program:
+    """A program that runs often: it is sent once, and then only its digest.
+
+    Parameters
+    ----------
+    text : str
+        The program.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text.encode()
+        self._digest = hashlib.sha1(self._text, usedforsecurity=False).hexdigest().encode()
+
+    def line(self, keys: tuple[bytes, ...], *words: bytes | str | int) -> Line:
+        """Return the command that runs it."""
+        arguments = _arguments(keys, words)
+        return Line(
+            command(b"EVALSHA", self._digest, *arguments), (b"EVAL", self._text, *arguments)
+        )
+
+
+class Line(NamedTuple):
+    """A command that runs a program.
+
+    Attributes
+    ----------
+    short : bytes
+        With the program's digest; nothing is done if the server does not know it.
+    whole : tuple of bytes
+        The words of the command with the program itself.
+    """
+
+    short: bytes
+    whole: tuple[bytes, ...]
+
+    def answer(self, connection: Connection) -> Reply:
+        """Return the reply to the short form, which was sent; the long form's if need be."""
+        try:
+            return connection.reply()
+        except ReplyError as error:
+            if error.code != "NOSCRIPT":
+                raise
+            connection.send(command(*self.whole))
+            return connection.reply()
 
 
 def check_count(what: str, value: Any, least: int = 1) -> int:

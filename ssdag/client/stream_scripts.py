@@ -99,14 +99,16 @@ DONE, FULL, RESEND, ENDED = 1, 0, -1, -2
 
 #: Keys: stream, state, room, writer, bytes of a large record. Values: sequence, capacity,
 #: policy, evicts, large, layout, bytes of a small one, how long bytes that are no entry
-#: stay (ms), how long the writer is remembered (s). Returns what became of it, and whether
+#: stay (ms), how long the writer is remembered (s), whether it has waited, so that the next
+#: one that waits must be told if there is more room. Returns what became of it, and whether
 #: the next one has to wait.
 APPEND = (
     _SHARED
     + """
-local capacity = tonumber(setting('capacity', ARGV[2]))
-local blocks = setting('policy', ARGV[3]) == 'block'
-local evicts = setting('evict', ARGV[4]) == '1'
+local s = redis.call('HMGET', KEYS[2], 'capacity', 'policy', 'evict', 'ended')
+local capacity = tonumber(s[1] or setting('capacity', ARGV[2]))
+local blocks = (s[2] or setting('policy', ARGV[3])) == 'block'
+local evicts = (s[3] or setting('evict', ARGV[4])) == '1'
 local large = ARGV[5] == '1'
 local held = redis.call('XLEN', KEYS[1])
 local sequence, last = string.match(redis.call('GET', KEYS[4]) or '', '^(%d+) (%d+%-0)$')
@@ -118,7 +120,7 @@ if sequence == ARGV[1] then
   end
   return {1, blocks and held >= capacity and 1 or 0}
 end
-if redis.call('HEXISTS', KEYS[2], 'ended') == 1 then
+if s[4] then
   redis.call('UNLINK', KEYS[5])
   wake_writer()
   return {-2, 0}
@@ -160,7 +162,7 @@ else
 end
 redis.call('SET', KEYS[4], ARGV[1] .. ' ' .. id, 'EX', ARGV[9])
 local full = blocks and held + 1 >= capacity
-if blocks and not full then wake_writer() end
+if ARGV[10] == '1' and not full then wake_writer() end
 return {1, full and 1 or 0}
 """
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ssdag.client import stream_scripts as scripts
 from ssdag.client.base import call
 from ssdag.client.deadline import Deadline
-from ssdag.client.handle import script
+from ssdag.client.handle import Program, script
 from ssdag.client.records import pack
 from ssdag.client.resp import command
 from ssdag.client.stream_keys import DEFAULT_CAPACITY, run
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from ssdag.client.connection import Connection
+    from ssdag.client.handle import Line
     from ssdag.client.records import Packed
     from ssdag.client.streams import Stream
 
@@ -31,6 +32,9 @@ _INLINE = 4 << 10
 #: a writer's last append is remembered.
 _HOLD_MS = 60_000
 _REMEMBER_S = 300
+
+_APPEND = Program(scripts.APPEND)
+_IS_FULL = Program(scripts.IS_FULL)
 
 
 class StreamWriter:
@@ -68,11 +72,14 @@ class StreamWriter:
             self._stream._open()
             self._sequence += 1
             large = record.nbytes > _INLINE
-            if large and self._full:
+            waited = large and self._full
+            if waited:
                 # The bytes are sent when there is room: they shall not wait in the server.
                 self._wait_for_room(deadline)
-            line = self._append_line(record, large)
+            line = self._append_line(record, large, waited)
             status = self._send(record if large else None, line)
+            if status == scripts.FULL:
+                line = self._append_line(record, large, True)
             while status != scripts.DONE:
                 if status == scripts.ENDED:
                     raise DataError(f"stream {self._stream.name!r} has ended: nothing more fits in")
@@ -94,10 +101,9 @@ class StreamWriter:
     def _what(self) -> str:
         return f"append to stream {self._stream.name!r}"
 
-    def _append_line(self, record: Packed, large: bool) -> bytes:
+    def _append_line(self, record: Packed, large: bool, waited: bool) -> Line:
         options = self._stream.options
-        return script(
-            scripts.APPEND,
+        return _APPEND.line(
             (*self._keys, self._writer_key, self._bytes_key),
             self._sequence,
             DEFAULT_CAPACITY if options.capacity is None else options.capacity,
@@ -108,24 +114,30 @@ class StreamWriter:
             b"" if large else b"".join(record.parts),
             _HOLD_MS,
             _REMEMBER_S,
+            "1" if waited else "0",
         )
 
-    def _send(self, record: Packed | None, line: bytes) -> int:
+    def _send(self, record: Packed | None, line: Line) -> int:
         """Send the bytes of a large record, and the append; return what became of it."""
+
+        def small(connection: Connection) -> Any:
+            connection.send(line.short)
+            return line.answer(connection)
+
         if record is None:
-            return self._answer(run(self._client, self._what, self._keys, line))
+            return self._answer(self._client._run(self._what, small, key=self._keys.stream))
         head = b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n" % (
             len(self._bytes_key),
             self._bytes_key,
             record.nbytes,
         )
         hold = b"%d" % _HOLD_MS
-        tail = b"\r\n$2\r\nPX\r\n$%d\r\n%b\r\n%b" % (len(hold), hold, line)
+        tail = b"\r\n$2\r\nPX\r\n$%d\r\n%b\r\n%b" % (len(hold), hold, line.short)
 
         def work(connection: Connection) -> Any:
             connection.send(head, *record.parts, tail, replies=2)
             connection.reply()
-            return connection.reply()
+            return line.answer(connection)
 
         return self._answer(self._client._run(self._what, work, key=self._keys.stream))
 
@@ -134,21 +146,21 @@ class StreamWriter:
         self._full = bool(full)
         return int(status)
 
-    def _after_a_token(self, line: bytes, deadline: Deadline) -> Any:
+    def _after_a_token(self, line: Line, deadline: Deadline) -> Any:
         """Sleep until somebody makes room, or for a while; then do `line`."""
         wait_s = deadline.wait_s(self._client)
         wait = command(b"BLPOP", self._keys.room, b"%.3f" % wait_s)
 
         def work(connection: Connection) -> Any:
-            connection.send(wait + line, replies=2)
+            connection.send(wait + line.short, replies=2)
             connection.reply()
-            return connection.reply()
+            return line.answer(connection)
 
         return self._client._run(self._what, work, key=self._keys.stream)
 
     def _wait_for_room(self, deadline: Deadline) -> None:
-        line = script(scripts.IS_FULL, self._keys)
-        full = run(self._client, self._what, self._keys, line)
+        line = _IS_FULL.line(self._keys)
+        full = run(self._client, self._what, self._keys, command(*line.whole))
         while full:
             if deadline.passed:
                 raise self._too_slow(deadline)
