@@ -213,14 +213,14 @@ return 1
 )
 
 #: Keys: stream, state, room. Values: writer, how many writers there are, why it gave up or
-#: ''. Returns 1 if the stream has ended.
+#: '', whether it speaks for all. Returns 1 if the stream has ended.
 END = (
     _SHARED
     + """
 if redis.call('HEXISTS', KEYS[2], 'ended') == 1 then return 1 end
 local writers = tonumber(setting('writers', ARGV[2]))
 redis.call('HSET', KEYS[2], 'end:' .. ARGV[1], 1)
-if ARGV[3] == '' then
+if ARGV[3] == '' and ARGV[4] ~= '1' then
   local ends = 0
   for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
     if string.sub(field, 1, 4) == 'end:' then ends = ends + 1 end

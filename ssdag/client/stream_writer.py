@@ -180,13 +180,14 @@ class StreamWriter:
         """Say that it gave up; see :meth:`Stream.fail`."""
         self._end(reason or "it gave no reason")
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str, *, all_writers: bool = False) -> None:
         with self._lock:
             if self._pid != os.getpid():
                 self._begin()
             self._stream._open()
             writers = self._stream.options.writers or 1
-            line = script(scripts.END, self._keys, self._id, writers, reason.encode()[:4096])
+            words = (self._id, writers, reason.encode()[:4096], "1" if all_writers else "0")
+            line = script(scripts.END, self._keys, *words)
             what = f"end of stream {self._stream.name!r}"
             self._client._run(what, lambda c: call(c, line), key=self._keys.stream)
 

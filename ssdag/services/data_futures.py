@@ -20,6 +20,7 @@ from ssdag.client.watchers import close_watcher, watcher_for
 from ssdag.errors import ServiceError, SsdagError, StoreError
 from ssdag.futures import DataFuture
 from ssdag.services.node import ServiceNode
+from ssdag.services.stream_future import StreamFuture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from ssdag.client.dataset import Dataset
     from ssdag.client.npy import Array
     from ssdag.client.stream_keys import Policy
-    from ssdag.client.streams import Stream
     from ssdag.futures import Future
 
     #: Named here, because inside the class `list` is a method.
@@ -162,11 +162,12 @@ class DataFutures(ServiceNode):
         records: int = 0,
         ended: bool = False,
         timeout_s: float | None = None,
-    ) -> DataFuture[Stream]:
+    ) -> StreamFuture:
         """Return the future of a stream: a task that takes it gets it connected.
 
-        By default the task runs as soon as the server is there, as writers and readers
-        do that run at the same time.
+        In this process it is used as the stream itself, see
+        :class:`~ssdag.services.stream_future.StreamFuture`. By default a task runs as soon
+        as the server is there, as writers and readers do that run at the same time.
 
         Parameters
         ----------
@@ -200,7 +201,9 @@ class DataFutures(ServiceNode):
         def result(client: Client) -> object:
             return StoredReference(client, "stream", (name,), "", given)
 
-        return self._future(condition, result, timeout_s)
+        future = StreamFuture(name, source=self)
+        self._future(condition, result, timeout_s, future)
+        return future
 
     def when(
         self,
@@ -253,6 +256,7 @@ class DataFutures(ServiceNode):
         condition: Condition,
         result: Callable[[Client], object],
         timeout_s: float | None,
+        future: DataFuture[Any] | None = None,
     ) -> DataFuture[Any]:
         """Return the future of a condition.
 
@@ -264,8 +268,11 @@ class DataFutures(ServiceNode):
             Gets the client and returns what the future will hold.
         timeout_s : float or None
             The future fails with DataTimeoutError after this time.
+        future : DataFuture, optional
+            Complete this one instead of a new one.
         """
-        future: DataFuture[Any] = DataFuture(condition.name, condition.kind, source=self)
+        if future is None:
+            future = DataFuture(condition.name, condition.kind, source=self)
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
 
         def watch(ready: Future[Any]) -> None:
