@@ -68,6 +68,9 @@ class DirectoryConnector(Connector):
 
     kind = "directory"
 
+    #: What names of files end with.
+    _suffix = ""
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -151,15 +154,9 @@ class DirectoryConnector(Connector):
         """Publish a value if there is none; see :class:`Connector`."""
         target = self._file(key)
 
-        def link(part: str) -> bool:
-            try:
-                os.link(part, target)
-            except FileExistsError:
-                # An NFS server that was asked twice says so too, and it is ours.
-                return os.stat(part).st_nlink > 1
-            return True
-
-        return not os.path.lexists(target) and self._publish(key, parts, link)
+        return not os.path.lexists(target) and self._publish(
+            key, parts, lambda part: self._parts.add(part, target)
+        )
 
     def _publish(self, key: str, parts: Sequence[Buffer], give_name: Callable[[str], bool]) -> bool:
         views = as_views(parts)
@@ -232,7 +229,7 @@ class DirectoryConnector(Connector):
     def exists(self, key: str) -> bool:
         """Return whether there is a value."""
         try:
-            return stat.S_ISREG(os.stat(self._file(key)).st_mode)
+            return self._parts.size(self._file(key)) is not None
         except FileNotFoundError as error:
             self._check_folder(error)
             return False
@@ -242,11 +239,14 @@ class DirectoryConnector(Connector):
     def size(self, key: str) -> int:
         """Return the bytes of a value."""
         try:
-            return os.stat(self._file(key)).st_size
+            size = self._parts.size(self._file(key))
         except FileNotFoundError as error:
             self._absent(key, error)
         except OSError as error:
             self._fail(f"look for {key!r}", error)
+        if size is None:
+            raise missing(key, self)
+        return size
 
     def keys(self, pattern: str = "*") -> list[str]:
         """Return the keys that match a shell pattern, sorted."""
@@ -254,8 +254,8 @@ class DirectoryConnector(Connector):
         try:
             with os.scandir(self._path) as entries:
                 for entry in entries:
-                    key = key_of(entry.name)
-                    if key is not None and fnmatchcase(key, pattern) and entry.is_file():
+                    key = self._key_of(entry.name)
+                    if key is not None and fnmatchcase(key, pattern) and self._is_value(entry):
                         found.append(key)
         except OSError as error:
             self._fail("list keys", error)
@@ -272,7 +272,7 @@ class DirectoryConnector(Connector):
         if self.exists(key):
             return
         end_s = None if timeout_s is None else time.monotonic() + timeout_s
-        name = file_name(key)
+        name = os.path.basename(self._file(key))
         try:
             there = wait_for_name(self._path, name, lambda: self._look(key), end_s, told=self.local)
         except OSError as error:
@@ -287,11 +287,17 @@ class DirectoryConnector(Connector):
                 os.close(os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         return self.exists(key)
 
-    # -- errors ----------------------------------------------------------------------
+    # -- names and errors ----------------------------------------------------------------------
 
     def _file(self, key: str) -> str:
         check_key(key)
-        return os.path.join(self._path, file_name(key))
+        return os.path.join(self._path, file_name(key) + self._suffix)
+
+    def _is_value(self, entry: os.DirEntry[str]) -> bool:
+        return entry.is_file()
+
+    def _key_of(self, name: str) -> str | None:
+        return key_of(name.removesuffix(self._suffix)) if name.endswith(self._suffix) else None
 
     def _absent(self, key: str, error: OSError) -> NoReturn:
         self._check_folder(error)

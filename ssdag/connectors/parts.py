@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import secrets
+import stat
 from typing import TYPE_CHECKING, TypeVar
 
 from ssdag.connectors.memory import fresh
@@ -59,6 +60,15 @@ class Parts:
         """Give a written file its name, in place of the file that has it."""
         os.rename(path, target)
 
+    def add(self, path: str, target: str) -> bool:
+        """Give a written file its name, unless there is one that has it; return whether."""
+        try:
+            os.link(path, target)
+        except FileExistsError:
+            # An NFS server that was asked twice says so too, and it is ours.
+            return os.stat(path).st_nlink > 1
+        return True
+
     def discard(self, path: str) -> None:
         """Remove a file whose value is not needed any more.
 
@@ -78,6 +88,17 @@ class Parts:
             The file is not there, or the file system has no links.
         """
         os.link(source, path)
+
+    def size(self, path: str) -> int | None:
+        """Return the bytes of a value; None if what has the name is none.
+
+        Raises
+        ------
+        FileNotFoundError
+            It is not there.
+        """
+        found = os.stat(path)
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     @contextlib.contextmanager
     def moved(self, path: str, part: str) -> Iterator[None]:

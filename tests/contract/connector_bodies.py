@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ssdag.connectors.base import Connector
 
 BIG = 1 << 20
+LARGE = 4 << 20
 
 
 def echo(connector: Connector) -> None:
@@ -31,13 +32,13 @@ def echo(connector: Connector) -> None:
 def overwrite(connector: Connector, seed: str) -> None:
     """Write a value of one byte again and again."""
     fill = bytes([int(seed)]) * BIG
-    for _ in range(20):
+    for _ in range(12):
         connector.write("x", [fill[:100], fill[100:]])
 
 
 def write_for_ever(connector: Connector) -> None:
     """Write until killed."""
-    data = os.urandom(1) * (8 << 20)
+    data = os.urandom(1) * LARGE
     while True:
         connector.write("x", [data])
 

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ssdag.connectors import DirectoryConnector, RedisConnector, SharedMemoryConnector
+from ssdag.connectors import (
+    AdiosConnector,
+    DirectoryConnector,
+    RedisConnector,
+    SharedMemoryConnector,
+)
 from ssdag.services.orchestrator import Orchestrator
 
 if TYPE_CHECKING:
@@ -32,6 +37,12 @@ def _parallel(tmp_path: Path) -> Iterator[Connector]:
     made = DirectoryConnector(tmp_path / "store", scope="shared", durable=True)
     assert not made.local
     yield made
+
+
+@contextmanager
+def _adios(tmp_path: Path) -> Iterator[Connector]:
+    pytest.importorskip("adios2")
+    yield AdiosConnector(tmp_path / "store")
 
 
 @contextmanager
@@ -62,10 +73,11 @@ CONNECTORS = [
     pytest.param(_directory, id="directory"),
     pytest.param(_parallel, id="parallel"),
     pytest.param(_shared_memory, id="shared_memory"),
+    pytest.param(_adios, id="adios"),
     pytest.param(_redis(None), id="redis"),
     pytest.param(_redis("redis-server"), id="redis7", marks=_needs_redis),
     pytest.param(_redis(None, nodes=3), id="cluster"),
 ]
 
 #: One of each that differs in more than an option.
-SOME = [param for param in CONNECTORS if param.id not in ("parallel", "redis7")]
+SOME = [param for param in CONNECTORS if param.id not in ("parallel", "redis7", "adios")]

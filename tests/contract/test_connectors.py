@@ -221,7 +221,7 @@ def test_patterns(connector: Connector) -> None:
 
 
 @settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     key=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=45),
@@ -348,15 +348,15 @@ def test_one_of_many_adds_and_takes(connector: Connector) -> None:
 
 
 def test_a_killed_writer_leaves_a_whole_value(connector: Connector) -> None:
-    for _ in range(3):
+    for _ in range(2):
         connector.delete("x")
         process = bodies.start(connector, bodies.write_for_ever)
         connector.wait("x", 60)
         process.kill()
         process.wait(30)
         found = connector.read("x")
-        assert len(found) == 8 << 20
-        assert bytes(found) == bytes(found[:1]) * (8 << 20)
+        assert len(found) == bodies.LARGE
+        assert bytes(found) == bytes(found[:1]) * (bodies.LARGE)
         assert connector.keys() == ["x"]
         connector.write("x", [b"next"])
 
