@@ -52,7 +52,7 @@ docs: $(STAMPS)/docs  ## build the manual into docs/_build
 	@echo "docs/_build/index.html"
 
 clean:  ## remove .venv, caches and built pages
-	rm -rf $(VENV) docs/_build dist molecule-search elastic-campaign mpi-steps .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) docs/_build dist molecule-search elastic-campaign mpi-steps lbm-steer heat-online-training sinx-loop .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- environments -------------------------------------------------------------------------
