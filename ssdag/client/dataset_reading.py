@@ -21,12 +21,8 @@ if TYPE_CHECKING:
     from ssdag.client.metadata import Field
     from ssdag.client.npy import Array
 
-#: Bytes of answers that may wait in the server for one reader, as far as sizes are known.
+#: Bytes of tensors that a server may hold for one reader, beside a single larger one.
 WINDOW_BYTES = 64 << 20
-
-#: Tensors that are asked for before the size of any is known.
-_FIRST_AHEAD = 8
-_MOST_AHEAD = 512
 
 
 def get(connection: Connection, name: str, base: bytes) -> Dataset:
@@ -95,7 +91,9 @@ def unpack_hash(name: str, found: dict[bytes, bytes]) -> tuple[dict[str, Field],
 def read_tensors(
     connection: Connection, watch: Watch, wanted: Sequence[tuple[str, bytes, str]]
 ) -> tuple[list[Array | None], bool]:
-    """Fetch tensors, given as (dataset, key, name), with a bounded number under way.
+    """Fetch tensors, given as (dataset, key, name), a bounded number of bytes at a time.
+
+    The sizes of all but the first are asked for together with that one.
 
     The hashes of their datasets must have been read on this connection: that a node of a
     cluster has the hash and sends us away for a tensor means that they are being moved.
@@ -106,30 +104,40 @@ def read_tensors(
         The arrays, None for those that are not there; and whether nobody has written to
         the hashes until the last one was read.
     """
-    out: list[Array | None] = []
-    sent = 0
-    ahead = _FIRST_AHEAD
-    largest = 1
-    for dataset, _, name in wanted:
-        if sent - len(out) <= ahead // 2 and sent < len(wanted):
-            more = wanted[sent : len(out) + ahead]
-            lines = [(b"GET", key) for _, key, _ in more]
-            sent += len(more)
-            if sent == len(wanted):  # the end goes along
-                watch.ask(lines)
-            else:
-                connection.send(commands(lines), replies=len(lines))
-        try:
-            array = tensors.receive(connection, f"{name} of dataset {dataset}")
-        except ReplyError as error:
-            raise _moving(error) from None
-        out.append(array)
-        if array is not None:
-            largest = max(largest, array.nbytes)
-        ahead = max(1, min(2 * ahead, _MOST_AHEAD, WINDOW_BYTES // largest))
     if not wanted:
         watch.ask([])
+        return [], watch.unchanged()
+    keys = [key for _, key, _ in wanted]
+    lines: list[Sequence[bytes]] = [(b"GET", keys[0]), *((b"STRLEN", key) for key in keys[1:])]
+    if len(keys) == 1:  # the end goes along
+        watch.ask(lines)
+    else:
+        connection.send(commands(lines), replies=len(lines))
+    try:
+        out = [_receive(connection, *wanted[0])]
+        sizes: list[Any] = [0, *connection.replies(len(keys) - 1)]
+        first_error(sizes)
+        sent, waiting = 1, 0
+        for i in range(1, len(keys)):
+            begin = sent
+            if waiting <= WINDOW_BYTES // 2:
+                while sent < len(keys) and (sent == i or waiting + sizes[sent] <= WINDOW_BYTES):
+                    waiting += sizes[sent]
+                    sent += 1
+            lines = [(b"GET", key) for key in keys[begin:sent]]
+            if lines and sent == len(keys):
+                watch.ask(lines)
+            elif lines:
+                connection.send(commands(lines), replies=len(lines))
+            out.append(_receive(connection, *wanted[i]))
+            waiting -= sizes[i]
+    except ReplyError as error:
+        raise _moving(error) from None
     return out, watch.unchanged()
+
+
+def _receive(connection: Connection, dataset: str, _: bytes, name: str) -> Array | None:
+    return tensors.receive(connection, f"{name} of dataset {dataset}")
 
 
 def _moving(error: ReplyError) -> ReplyError:

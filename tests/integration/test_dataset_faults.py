@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from ssdag.client import Client, Dataset, dataset_writing, npy
+from ssdag.client import Client, Dataset, dataset_reading, dataset_writing, npy
 from ssdag.errors import MissingDataError, StoreError
 from ssdag.services.orchestrator import Orchestrator
 from tests.conftest import wait_until
@@ -153,6 +153,37 @@ def test_many_datasets_in_few_rounds(client: Client, recorder: Recorder) -> None
         ahead = ahead + 1 if line[0] == b"GET" else 0
         most = max(most, ahead)
     assert 100 < most <= 256
+
+
+def test_server_holds_little_for_a_reader(
+    client: Client, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not more than a window of tensors is asked for before some of it has come."""
+    monkeypatch.setattr(dataset_reading, "WINDOW_BYTES", 100_000)
+    sizes = [1, 20_000, 20_000, 1, 30_000, 1, 1, 1, 8_000]
+    client.put_dataset(Dataset("d", {str(i): np.ones(n) for i, n in enumerate(sizes)}))
+    sent: list[int] = []
+    recorder.clear()
+    recorder.on_sent = lambda data: sent.append(data.count(b"$3\r\nGET"))
+    found = client.get_dataset("d")
+    assert [len(array) for array in found.values()] == sizes
+    # Each large one by itself; what is small along with others.
+    assert [n for n in sent if n] == [1, 1, 1, 1, 1, 4]
+
+
+def test_deleting_a_list_is_repeated(client: Client, recorder: Recorder, db: Orchestrator) -> None:
+    """A list whose datasets were deleted in part is still there, for the next try."""
+    server = db.client()
+    for name in "abc":
+        server.put_dataset(Dataset(name, {"u": U}))
+        server.append_to_list("l", name)
+    recorder.cuts = [login_size(recorder, db) + 300]
+    fresh = Client(recorder.address, password_file=db.password_file)
+    with fresh, pytest.raises(StoreError):
+        fresh.delete_list("l", datasets=True)
+    assert server.get_list_length("l") == 3
+    assert client.delete_list("l", datasets=True)
+    assert server.redis.keys() == []
 
 
 def test_put_cut_anywhere(db: Orchestrator, recorder: Recorder) -> None:

@@ -14,6 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from ssdag.client import Client, Dataset, dataset_reading, dataset_writing
 from ssdag.client.transactions import Watch
@@ -85,6 +88,28 @@ def test_round_trip(client: Client) -> None:
     same(client.get_dataset("bare"), Dataset("bare"))
     client.put_dataset(Dataset("many", {str(i): [i] for i in range(3000)}))
     assert [int(a[0]) for a in client.get_dataset("many").values()] == list(range(3000))
+
+
+def test_any_dataset(client: Client) -> None:
+    names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
+    arrays = hnp.arrays(
+        st.one_of(hnp.scalar_dtypes(), hnp.array_dtypes()),
+        hnp.array_shapes(min_dims=0, min_side=0, max_side=4),
+    )
+    numbers = st.one_of(st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False))
+    fields = st.one_of(numbers, names, st.lists(names, min_size=1), st.lists(numbers, min_size=1))
+
+    @settings(deadline=None, max_examples=30, suppress_health_check=list(HealthCheck))
+    @given(names, st.dictionaries(names, arrays, max_size=4), st.dictionaries(names, fields))
+    def check(name: str, tensors: dict[str, Any], meta: dict[str, Any]) -> None:
+        try:
+            made = Dataset(name, tensors, meta)
+        except DataFormatError:
+            return
+        client.put_dataset(made)
+        same(client.get_dataset(name), made)
+
+    check()
 
 
 def test_others_read_it(client: Client) -> None:
