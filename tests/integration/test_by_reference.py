@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures as cf
 import gc
 import os
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from ssdag.connectors.stored import StoredValue
 from ssdag.executors import FuturesExecutor, LocalExecutor, PilotExecutor, ThreadExecutor
 from ssdag.executors.pilot.switchboard import Switchboard
 from ssdag.providers.local import LocalProvider
+from ssdag.providers.slurm import SlurmProvider
+from ssdag.services.node_facts import addresses_here
 from ssdag.wire import frames
 from ssdag.wire.shared import Handle, SegmentPool, SharedValue
 from tests.conftest import wait_until
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from ssdag.connectors.base import Connector
     from ssdag.executors.base import Executor
+    from tests.clusters.cluster import SlurmCluster
 
 N = 125_000  # a megabyte
 BYTES = 8 * N
@@ -81,9 +84,8 @@ def is_empty(store: Connector) -> bool:
 # -- the way ---------------------------------------------------------------------------
 
 
-def test_a_chain_on_a_pilot_passes_by_the_driver(
-    any_store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets the bytes of each message between driver and managers."""
     passed = []
     send, messages = Switchboard.send, Switchboard.messages
 
@@ -98,6 +100,13 @@ def test_a_chain_on_a_pilot_passes_by_the_driver(
 
     monkeypatch.setattr(Switchboard, "send", count_sent)
     monkeypatch.setattr(Switchboard, "messages", count_received)
+    return passed
+
+
+def test_a_chain_on_a_pilot_passes_by_the_driver(
+    any_store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed = counting(monkeypatch)
     with load(any_store, pilot(tmp_path)) as engine:
         first = engine.submit(bodies.make, N)
         second = engine.submit(bodies.double, first)
@@ -105,6 +114,32 @@ def test_a_chain_on_a_pilot_passes_by_the_driver(
         assert engine.submit(bodies.total, third).result() == 4 * N
         assert {type(f._result) for f in (first, second, third)} == {StoredValue}
     assert 0 < sum(passed) < BYTES / 10
+
+
+@pytest.mark.parametrize("kind", ["folder", "server"])
+def test_nodes_of_a_cluster_hand_values_to_each_other(
+    kind: str, tmp_path: Path, slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = [ips[0] for name, ips in addresses_here().items() if name != "lo"]
+    if kind == "server" and not outside:
+        pytest.skip("this machine has no network but loopback")
+    store: Any = DirectoryConnector(tmp_path / "store", scope="shared")
+    if kind == "server":
+        store = ssdag.Orchestrator(interface=outside[0].partition("/")[0])
+    passed = counting(monkeypatch)
+    provider = SlurmProvider(walltime_s=600, nodes_per_block=2, init_blocks=1, max_blocks=1)
+    executor = PilotExecutor(provider, workers_per_node=1, run_dir=tmp_path / "runs")
+    with load(store, executor) as engine:
+        doors = [str(tmp_path / str(i)) for i in range(2)]
+        made = [engine.submit(bodies.meet_and_make, door, doors, N) for door in doors]
+        ends = [engine.submit(bodies.nodes_of, made) for _ in range(2)]
+        for end in ends:
+            nodes, total = end.result(60)
+            assert len(nodes) == 2
+            assert total == 2 * N
+        assert {type(future._result) for future in made} == {StoredValue}
+    assert 0 < sum(passed) < BYTES / 10
+    wait_until(lambda: not slurm.run("squeue", "-h"), 60, "no job is left")
 
 
 def test_a_chain_on_local_workers_passes_by_the_driver(
@@ -221,7 +256,7 @@ def test_an_app_may_have_a_store_of_its_own(folder: DirectoryConnector, kind: st
 
 
 def test_an_app_may_refuse_the_store(folder: DirectoryConnector) -> None:
-    with load(folder, FuturesExecutor(lambda: ProcessPoolExecutor(1))):
+    with load(folder, FuturesExecutor(lambda: cf.ProcessPoolExecutor(1))):
         made = ssdag.python_app(store=False)(bodies.make)(N)
         assert made.result()[0] == 1.0
         assert type(made._result) is np.ndarray
@@ -229,11 +264,14 @@ def test_an_app_may_refuse_the_store(folder: DirectoryConnector) -> None:
 
 
 def test_pools_of_others_use_the_store(folder: DirectoryConnector) -> None:
-    with load(folder, FuturesExecutor(lambda: ProcessPoolExecutor(1))) as engine:
+    with load(folder, FuturesExecutor(lambda: cf.ProcessPoolExecutor(1))) as engine:
         made = engine.submit(bodies.make, N)
         assert engine.submit(bodies.total, engine.submit(bodies.double, made)).result() == 2 * N
-        # The store is a folder of this machine, and the pool may be anywhere.
         assert type(made._result) is StoredValue
+        assert engine.submit(bodies.total, np.full(N, 1.0)).result() == N
+    with load(None, FuturesExecutor(lambda: cf.ProcessPoolExecutor(1))) as engine:
+        assert type((made := engine.submit(bodies.make, N)).result()) is np.ndarray
+        assert type(made._result) is StoredValue  # by shared memory
 
 
 def test_a_join_hands_a_stored_value_on_unseen(folder: DirectoryConnector) -> None:
@@ -369,10 +407,23 @@ def test_a_full_server_is_no_failure_of_tasks(tmp_path: Path) -> None:
         assert {type(f._result) for f in futures} == {StoredValue, np.ndarray}
 
 
+class FarPool(cf.Executor):
+    """A pool of which one cannot see where its workers are."""
+
+    def __init__(self, workers: int) -> None:
+        self._inner = cf.ProcessPoolExecutor(workers)
+
+    def submit(self, /, *call: Any, **kwargs: Any) -> cf.Future[Any]:
+        return self._inner.submit(*call, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._inner.shutdown(wait, cancel_futures=cancel_futures)
+
+
 def test_a_store_of_one_machine_is_not_used_for_arguments_of_workers_elsewhere(
     folder: DirectoryConnector, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with load(folder, FuturesExecutor(lambda: ProcessPoolExecutor(1))) as engine:
+    with load(folder, FuturesExecutor(lambda: FarPool(1))) as engine:
         assert engine.submit(bodies.total, np.full(N, 1.0)).result() == N
         assert not stored(folder)
     assert "may have workers on other machines" in caplog.text

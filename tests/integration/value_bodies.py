@@ -17,6 +17,7 @@ from ssdag.connectors.directory import DirectoryConnector
 from ssdag.connectors.lazy import is_resolved
 from ssdag.errors import StoreError
 from ssdag.wire import context
+from tests.integration.pilot_bodies import meet_on_node
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,6 +63,15 @@ def totals(arrays: list[Array], **named: Array) -> float:
 
 def size(data: bytes) -> int:
     return len(data)
+
+
+def meet_and_make(door: str, doors: list[str], n: int) -> tuple[str, Array]:
+    """Make an array on a node, while others are at work on theirs."""
+    return meet_on_node(door, doors), np.full(n, 1.0)
+
+
+def nodes_of(values: list[tuple[str, Array]]) -> tuple[set[str], float]:
+    return {node for node, _ in values}, sum(float(array.sum()) for _, array in values)
 
 
 def fail(array: Array) -> None:

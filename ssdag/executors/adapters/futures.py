@@ -106,6 +106,8 @@ class FuturesExecutor(ForeignExecutor):
             self._pickled = not isinstance(self._pool, cf.ThreadPoolExecutor)
         if not self._pickled:
             self.reach = "memory"
+        elif hasattr(self._pool, "_processes"):  # children of ours: the library's, loky's
+            self.reach = "node"
 
     def _close(self) -> None:
         if self._make is None:
