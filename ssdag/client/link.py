@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ssdag.client.resp import Reply
 
 #: Bytes that one look at the socket takes at most.
-_CHUNK = 256 << 10
+_CHUNK = 64 << 10
 
 
 #: A dead host is noticed by the kernel after about half a minute, not after two hours.
@@ -80,6 +80,7 @@ class Link:
     def __init__(self, address: Address, password: str | None) -> None:
         self.address = address
         self._in = bytearray()
+        self._chunk = memoryview(bytearray(_CHUNK))
         self._out = bytearray()
         self._asked: deque[Any] = deque()
         try:
@@ -159,9 +160,10 @@ class Link:
             It broke, and all that came before was returned already.
         """
         lost: str | None = None
+        size = 0
         try:
-            data = self._sock.recv(_CHUNK)
-            if not data:
+            size = self._sock.recv_into(self._chunk)
+            if not size:
                 lost = "it hung up"
         except BlockingIOError:
             return []
@@ -169,7 +171,7 @@ class Link:
             lost = error.strerror or str(error)
         if lost is not None:
             raise ConnectionLostError(f"lost the server at {self.address}: {lost}")
-        self._in += data
+        self._in += self._chunk[:size]
         return self._whole()
 
     def _whole(self) -> list[Push | Answer]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ssdag.client.conditions import Comparison, Condition
     from ssdag.client.dataset import Dataset
     from ssdag.client.npy import Array
+    from ssdag.client.waiter import Waiters
     from ssdag.futures import DataFuture
 
 T = TypeVar("T")
@@ -28,9 +29,10 @@ T = TypeVar("T")
 class WaitCalls(DatasetCalls, TensorCalls):
     """Blocking until data are there, and futures of data; see :class:`ssdag.Client`.
 
-    The server tells when something changes; nothing is polled. All who wait in a
-    process share one thread and one connection per server. A lost connection is made
-    anew; a server that stays away fails those who wait with StoreError.
+    The server tells when something changes; nothing is polled. All futures of a process
+    share one thread and one connection per server; a call that blocks has a connection
+    of its own, which the next one uses again. A lost connection is made anew; a server
+    that stays away fails those who wait with StoreError.
     """
 
     # -- blocking --------------------------------------------------------------------
@@ -117,6 +119,8 @@ class WaitCalls(DatasetCalls, TensorCalls):
             what = f"wait for {condition}"
             if condition.holds(self._run(what, lambda c: call(c, line), key=condition.keys[0])):
                 return
+            self._waiters().wait(self, condition, timeout_s)
+            return
         future = self.future(condition)
         try:
             error = future.exception(timeout_s)
@@ -126,6 +130,22 @@ class WaitCalls(DatasetCalls, TensorCalls):
             future.cancel()
         if error is not None:
             raise error
+
+    def _waiters(self) -> Waiters:
+        """Return what waits in the thread that calls; made when first used."""
+        made: Waiters | None = vars(self).get("_idle_waiters")
+        if made is None:
+            from ssdag.client.waiter import Waiters
+
+            made = vars(self).setdefault("_idle_waiters", Waiters())
+        return made
+
+    def release(self) -> None:
+        """Close the idle connections; the next call connects anew."""
+        super().release()
+        waiters: Waiters | None = vars(self).get("_idle_waiters")
+        if waiters is not None:
+            waiters.close()
 
     # -- futures ---------------------------------------------------------------------
 

@@ -109,6 +109,9 @@ class Waiting:
     def __len__(self) -> int:
         return len(self._watches)
 
+    def __contains__(self, future: object) -> bool:
+        return future in self._watches
+
     def add(
         self,
         condition: Condition,

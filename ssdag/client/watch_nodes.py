@@ -77,7 +77,7 @@ class Nodes:
     password : callable
         Returns the password of the default user, or None.
     wake_fd : int
-        Descriptor that ends :meth:`poll` early.
+        Descriptor that ends :meth:`poll` early; -1 for none.
     listener : Listener
         Who hears.
     """
@@ -94,7 +94,8 @@ class Nodes:
         self._wake_fd = wake_fd
         self._listener = listener
         self._poller = select.poll()
-        self._poller.register(wake_fd, select.POLLIN)
+        if wake_fd >= 0:
+            self._poller.register(wake_fd, select.POLLIN)
         self._by_fd: dict[int, WatchedNode] = {}
         self._nodes: dict[Address, WatchedNode] = {a: WatchedNode(a) for a in place.addresses}
         self._turn = 0

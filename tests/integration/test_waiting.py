@@ -24,8 +24,10 @@ from ssdag.errors import (
     DataTimeoutError,
     MissingDataError,
     StoreError,
+    WouldDeadlockError,
 )
 from ssdag.services.orchestrator import Orchestrator
+from tests.conftest import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -103,6 +105,57 @@ def test_blocking_calls_give_up(client: Client) -> None:
     with pytest.raises(DataTimeoutError):
         client.wait_list("no such", 1, 0.02)
     assert watcher_for(client).waiting == 0
+
+
+def test_many_threads_block(client: Client) -> None:
+    done: list[int] = []
+
+    def wait(i: int) -> None:
+        client.wait_tensor(f"t{i}", 20)
+        client.wait_list("all", 20, 20)
+        done.append(i)
+
+    threads = [after_a_moment(wait, i) for i in range(20)]
+    for i in range(20):
+        client.put_tensor(f"t{i}", [i])
+        client.append_to_list("all", "d")
+    for thread in threads:
+        thread.join()
+    assert sorted(done) == list(range(20))
+
+    def connections() -> int:
+        return int(client.call("CLIENT", "LIST").count(b"\n"))
+
+    wait_until(lambda: connections() <= 16)  # those that are kept
+    before = connections()
+    for _ in range(5):
+        with pytest.raises(DataTimeoutError):
+            client.wait_tensor("no such", 0.001)
+    assert connections() == before
+    client.release()
+    wait_until(lambda: connections() == 1)
+
+
+def test_waiting_in_a_callback(db: Orchestrator, client: Client) -> None:
+    """The thread that completes futures must not wait for another one."""
+    other, errors = db.tensor("b"), []
+    called = threading.Event()
+
+    def callback(_: object) -> None:
+        try:
+            other.result()
+        except WouldDeadlockError as error:
+            errors.append(error)
+        client.wait_tensor("c", 20)  # this needs no other thread
+        called.set()
+
+    db.tensor("a").add_done_callback(callback)
+    client.put_tensor("a", [1])
+    client.put_tensor("c", [1])
+    assert called.wait(20)
+    assert errors
+    client.put_tensor("b", [1])
+    assert other.exception(20) is None
 
 
 def test_lengths_of_lists(client: Client) -> None:

@@ -16,6 +16,7 @@ import pytest
 from ssdag.client import Client
 from ssdag.client.conditions import existence
 from ssdag.client.dataset import Dataset
+from ssdag.client.waiter import Waiter
 from ssdag.client.watch import Watcher
 from ssdag.client.watchers import close_watcher, watcher_for
 from ssdag.errors import DataTimeoutError, StoreError
@@ -75,12 +76,25 @@ def test_the_server_is_started_again() -> None:
         client = db.client()
         futures = all_kinds(db)
         early = db.tensor("early")
+        errors: list[BaseException | None] = []
+
+        def block() -> None:
+            try:
+                client.wait_tensor("t", 20)
+                errors.append(None)
+            except StoreError as error:
+                errors.append(error)
+
+        blocked = threading.Thread(target=block)
+        blocked.start()
         client.put_tensor("early", [1])
         assert early.exception(20) is None
         kill(db)
         assert not any(future.done() for future in futures)
         write_all(client)
         assert [future.exception(20) for future in futures] == [None] * len(futures)
+        blocked.join()
+        assert errors == [None]
         last = db.tensor("last")
         kill(db)
         client.put_tensor("last", [1])
@@ -212,6 +226,13 @@ def test_no_server_that_helps(answer: bytes, words: str) -> None:
         assert not watcher.closed
         assert isinstance(watch(watcher, "b").exception(20), StoreError)
         watcher.close()
+        waiter = Waiter(client)
+        waiter.patience_s = 0.2
+        with pytest.raises(StoreError, match="gave up"):
+            waiter.wait(existence("tensor", "a", b"a"), 20)
+        with pytest.raises(DataTimeoutError):
+            waiter.wait(existence("tensor", "a", b"a"), 0.05)
+        waiter.end()
 
 
 def test_a_server_that_says_nothing() -> None:
@@ -222,6 +243,10 @@ def test_a_server_that_says_nothing() -> None:
         assert watch(watcher, "c").cancel()
         watcher.close(OVER)
         assert forever.exception(20) is OVER
+        waiter = Waiter(client)
+        with pytest.raises(DataTimeoutError):
+            waiter.wait(existence("tensor", "a", b"a"), 0.05)
+        waiter.end()
 
 
 def test_nobody_listens() -> None:
