@@ -13,6 +13,8 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from ssdag.client.client import Client
+from ssdag.client.losses import explained
+from ssdag.errors import MissingDataError
 from ssdag.references import Reference
 
 if TYPE_CHECKING:
@@ -105,11 +107,15 @@ class TensorReference(Reference):
         Raises
         ------
         MissingDataError
-            It was deleted meanwhile.
+            It was deleted meanwhile, or lost with its server: the text says so.
         StoreError
             The server cannot be reached.
         """
-        return shared_client(self.address, self.password_file).get_tensor(self.name)
+        client = shared_client(self.address, self.password_file)
+        try:
+            return client.get_tensor(self.name)
+        except MissingDataError as error:
+            raise explained(client, self.name, error) from None
 
     def __ssdag_parts__(self) -> tuple[Any, ...]:
         return self.address, self.password_file, self.name

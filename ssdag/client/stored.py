@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ssdag.client.losses import explained
 from ssdag.client.shared import ClientReference
+from ssdag.errors import MissingDataError
 from ssdag.references import Reference
 
 if TYPE_CHECKING:
@@ -53,15 +55,18 @@ class StoredReference(Reference):
         Raises
         ------
         MissingDataError
-            It was deleted meanwhile.
+            It was deleted meanwhile, or lost with its server: the text says so.
         StoreError
             The server cannot be reached.
         """
-        if self.prefix is None or self.prefix == self.client.prefixes.source:
-            return getattr(self.client, self.call)(*self.args, **self.options)
-        with self.client.clone() as client:
-            client.prefixes.source = self.prefix
-            return getattr(client, self.call)(*self.args, **self.options)
+        try:
+            if self.prefix is None or self.prefix == self.client.prefixes.source:
+                return getattr(self.client, self.call)(*self.args, **self.options)
+            with self.client.clone() as client:
+                client.prefixes.source = self.prefix
+                return getattr(client, self.call)(*self.args, **self.options)
+        except MissingDataError as error:
+            raise explained(self.client, self.args[0], error) from None
 
     def __ssdag_parts__(self) -> tuple[Any, ...]:
         client = self.client

@@ -131,16 +131,34 @@ def rejoin(
     login: Login,
     timeout_s: float,
     stopping: threading.Event,
+    broken: Callable[[], bool],
 ) -> None:
     """Wait until all say that the cluster is whole, after some of them came back.
+
+    A server that hangs is waited for.
+
+    Parameters
+    ----------
+    servers, shards, login, timeout_s, stopping
+        As in :func:`form`.
+    broken : callable
+        Returns True if there is no more hope.
 
     Raises
     ------
     ServiceStartError
         They do not find each other.
     """
-    deadline = time.monotonic() + timeout_s
-    _until(lambda: _whole(servers, shards, login), deadline, stopping)
+
+    def look() -> str | None:
+        try:
+            return _whole(servers, shards, login)
+        except ServiceStartError as error:
+            if broken():
+                raise
+            return str(error)
+
+    _until(look, time.monotonic() + timeout_s, stopping)
     _settle(servers, login)
 
 

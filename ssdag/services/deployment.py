@@ -27,6 +27,9 @@ _log = logging.getLogger("ssdag")
 _STORING_S = 60.0
 
 _MOST_STARTERS = 32
+
+#: While dead servers are started again others may die; so often they are started as well.
+_ROUNDS = 4
 _ASK_S = 2.0
 
 #: A cluster may take so many times as long as a server to be ready: its nodes tell each
@@ -180,6 +183,9 @@ class Deployment:
             target=watch, name=f"ssdag-{member.request.name}".replace(" ", "-"), daemon=True
         ).start()
 
+    def _dead(self) -> list[Member]:
+        return [m for m in self.members if not m.alive]
+
     def restart_dead(self, on_end: EndCallback) -> None:
         """Start all that has died again where it was, and wait until it serves or copies.
 
@@ -188,21 +194,29 @@ class Deployment:
         ServiceStartError
             Something did not come back.
         """
-        dead = [m for m in self.members if not m.alive]
-        for member in dead:
-            old = member.server
-            assert old is not None
-            again = dataclasses.replace(member.request, port=old.port, folder=old.folder)
-            self._place(member, again)
-            self._supervise(member, on_end)
-        if self.clustered:
-            cluster.rejoin(
-                [m.address for m in self.members],
-                self.plan.shards,
-                self.plan.login,
-                _FORMING * self.plan.start_timeout_s,
-                self._stopping,
-            )
+        for last in (False,) * _ROUNDS + (True,):
+            for member in self._dead():
+                old = member.server
+                assert old is not None
+                again = dataclasses.replace(member.request, port=old.port, folder=old.folder)
+                self._place(member, again)
+                self._supervise(member, on_end)
+            if not self.clustered:
+                return
+            try:
+                cluster.rejoin(
+                    [m.address for m in self.members],
+                    self.plan.shards,
+                    self.plan.login,
+                    _FORMING * self.plan.start_timeout_s,
+                    self._stopping,
+                    lambda: bool(self._dead()),
+                )
+            except ServiceStartError:
+                if last or not self._dead():
+                    raise
+            else:
+                return  # else others have died meanwhile
 
     # -- death -------------------------------------------------------------------------
 

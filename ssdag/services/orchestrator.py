@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, cast
 from ssdag.client.address import ENV_ADDRESS, ENV_PASSWORD_FILE
 from ssdag.errors import ConfigError
 from ssdag.services import checkpoint
+from ssdag.services.facts import ServerFacts
 from ssdag.services.on_nodes import find_places
 from ssdag.services.options import ServerOptions
 from ssdag.services.plan import Plan
-from ssdag.services.store_service import StoreService
 from ssdag.states import ServiceState
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ssdag.services.places import Place
 
 
-class Orchestrator(StoreService):
+class Orchestrator(ServerFacts):
     """A server for data between tasks, simulations and learning.
 
     It starts when it is first needed (or by :meth:`start`, or ``with``), on loopback
@@ -260,12 +260,6 @@ class Orchestrator(StoreService):
         return self._address()
 
     @property
-    def tcp_address(self) -> str | None:
-        """``host:port`` of the server, None without TCP; starts it if need be."""
-        self.start()
-        return ",".join(self.get_address()) or None
-
-    @property
     def password_file(self) -> str:
         """File of mode 0600 with the password; starts the server if need be.
 
@@ -279,40 +273,6 @@ class Orchestrator(StoreService):
         if path is None:
             raise ConfigError(f"{self.name!r} has open_access: it asks for no password")
         return path
-
-    @property
-    def pid(self) -> int | None:
-        """Process number of the first server; None while there is none."""
-        return self.pids[0] if self.pids else None
-
-    @property
-    def pids(self) -> list[int]:
-        """Process numbers of the servers: the shards, then their copies."""
-        return [s.pid for s in self._servers()]
-
-    @property
-    def num_shards(self) -> int:
-        """Number of servers that share the data, without copies."""
-        return self._plan.shards
-
-    @property
-    def hosts(self) -> list[str]:
-        """Names of the nodes on which the servers are, each once; empty before the start."""
-        return list(dict.fromkeys(s.hostname for s in self._servers()))
-
-    @property
-    def ports(self) -> list[int]:
-        """TCP ports of the servers; 0 for none."""
-        return [s.port for s in self._servers()]
-
-    def get_address(self) -> list[str]:
-        """Return ``host:port`` of each server; starts them if need be."""
-        self.start()
-        return [s.address for s in self._servers() if s.port]
-
-    def is_active(self) -> bool:
-        """Return whether all servers run and serve; does not start or ask them."""
-        return self._state is ServiceState.READY
 
     def environment(self) -> dict[str, str]:
         """Return what a simulation needs in its environment so that ``Client()`` works.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from abc import abstractmethod
@@ -10,7 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ssdag.client import losses
 from ssdag.client.shared import ClientReference, forget_client, shared_client
+from ssdag.client.slots import slot_of
 from ssdag.errors import ServiceError, SsdagError, StoreError
 from ssdag.services import checkpoint
 from ssdag.services.admin import ask, info
@@ -19,7 +22,7 @@ from ssdag.services.data_futures import DataFutures
 from ssdag.services.deployment import Deployment
 from ssdag.services.folder import private_folder, remove_folder, write_private
 from ssdag.services.on_nodes import check_seen, password_folder
-from ssdag.services.server import how_ended
+from ssdag.services.server import how_ended, quote
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from ssdag.services.node import RestartPolicy
     from ssdag.services.places import Place, PlacedServer
     from ssdag.services.plan import Member, Plan
+    from ssdag.services.telemetry import Recording
 
 _log = logging.getLogger("ssdag")
 
@@ -73,6 +77,7 @@ class StoreService(DataFutures):
         self._folder: Path | None = None
         self._deployment: Deployment | None = None
         self._losses: list[Loss] = []
+        self._recordings: list[Recording] = []
 
     @abstractmethod
     def _open_places(self) -> Sequence[Place]:
@@ -105,6 +110,13 @@ class StoreService(DataFutures):
         assert self._folder is not None
         return str(self._folder / _PASSWORD)
 
+    def _remember(self, key: str, value: str | int) -> None:
+        """Have servers that are started again know an option that was set."""
+        members = [] if self._deployment is None else self._deployment.members
+        for member in members:
+            lines = (*member.request.lines, f"{key} {quote(str(value))}")
+            member.request = replace(member.request, lines=lines)
+
     def _start(self) -> ClientReference:
         plan = self._plan
         given = plan.folder is not None
@@ -131,6 +143,12 @@ class StoreService(DataFutures):
             for place in places:
                 place.close()
             raise
+        if plan.options.open_access:
+            _log.warning(
+                "%r asks nobody for a password: whoever reaches %s may read and change its data",
+                self.name,
+                ", ".join(s.address_here for s in self._servers()),
+            )
         return ClientReference(self._address(), self._password_file())
 
     def _write_record(self) -> None:
@@ -184,6 +202,8 @@ class StoreService(DataFutures):
 
     def _forget(self, error: SsdagError) -> None:
         """Fail what waits for data, and close the connections."""
+        for recording in self._recordings:
+            recording.close()
         address, password_file = self._address(), self._password_file()
         self._fail_futures(shared_client(address, password_file), error)
         forget_client(address, password_file)
@@ -214,6 +234,7 @@ class StoreService(DataFutures):
                 slots = slots_of(member.shard, self._plan.shards)
                 self._losses.append(Loss(time.time(), member.shard, slots, again, reason))
             if again:
+                self._deaths += 1
                 return
             what = self._what_is_lost(member, was_primary, served)
             error: SsdagError = StoreError(
@@ -231,6 +252,7 @@ class StoreService(DataFutures):
                 else:
                     self._losses = [replace(loss, restarted=True) for loss in self._losses]
                     self._write_record()
+                    self._write_losses()
                     self._recover()
                     return
             if any(m.alive for m in deployment.primaries()):
@@ -244,6 +266,18 @@ class StoreService(DataFutures):
                 return
             self._give_up(error)
         self._leave_scope()
+
+    def _write_losses(self) -> None:
+        """Leave word for those who miss data; see :mod:`ssdag.client.losses`."""
+        deployment = self._deployment
+        if deployment is None or not self._losses:
+            return
+        text = json.dumps([asdict(loss) for loss in self._losses]).encode()
+        slot = slot_of(losses.KEY)
+        for member in deployment.primaries():
+            first, last = slots_of(member.shard, self._plan.shards)
+            if first <= slot <= last and member.alive:
+                ask([member.address], [[b"SET", losses.KEY, text]], self._plan.login, _PROBE_S)
 
     def _what_is_lost(self, member: Member, was_primary: bool, served: bool) -> tuple[str, str]:
         """Return what died, and what that means, in words."""

@@ -90,6 +90,22 @@ def test_futures_of_data(db: Orchestrator) -> None:
     assert [int(future.result(10)[0]) for future in futures] == list(range(12))
 
 
+@pytest.mark.parametrize("how", ["checkpoint", "address"])
+def test_attach(db: Orchestrator, how: str) -> None:
+    if how == "checkpoint":
+        other = Orchestrator.attach(db.checkpoint_file)
+    else:
+        other = Orchestrator.attach(db.get_address()[1] + ",", password_file=db.password_file)
+    db.client().put_tensor("attached", [1])
+    with other:
+        assert sorted(other.pids) == sorted(db.pids)
+        assert other.num_shards == 3
+        assert other.health().ok
+        assert other.client().get_tensor("attached")[0] == 1
+    assert db.health().ok
+    assert db.client().get_tensor("attached")[0] == 1
+
+
 def test_tells_no_secret(db: Orchestrator) -> None:
     secret = Path(db.password_file).read_text().strip().encode()
     folder = Path(db.password_file).parent
@@ -140,6 +156,7 @@ def test_lost_shard() -> None:
     client = db.client()
     for name in IN_SHARD:
         client.put_tensor(name, [1])
+    gone, stays = db.tensor("g"), db.tensor("f")
     began = time.monotonic()
     kill(db, 1)
     wait_until(lambda: db.losses, 1.0, "the death is noticed")
@@ -153,6 +170,11 @@ def test_lost_shard() -> None:
     assert not health.ok
     assert "shard 1 of 'store 7'" in health.detail
     assert "slots 5461 to 10921" in health.detail
+    error = gone.exception(5)
+    assert isinstance(error, StoreError)
+    assert "slots 5461 to 10921" in str(error)
+    client.put_tensor("f", [5])
+    assert stays.result(5)[0] == 5
     assert client.get_tensor(IN_SHARD[0])[0] == client.get_tensor(IN_SHARD[2])[0] == 1
     with pytest.raises(StoreError):
         client.get_tensor(IN_SHARD[1])
@@ -166,28 +188,21 @@ def test_lost_shard() -> None:
 
 
 def test_shards_are_restarted() -> None:
-    with Orchestrator(3, restart=4) as db:
-        client = db.client()
-        address = db.address
+    """All die at once, and come back empty where clients know them."""
+    with Orchestrator(3, restart=3) as db:
+        client, address, before = db.client(), db.address, db.pids
         for name in IN_SHARD:
             client.put_tensor(name, [1])
-        first = db.pids[1]
-        kill(db, 1)
-        wait_until(lambda: db.pids[1] != first and db.is_active(), 15)
-        assert db.address == address
-        (loss,) = db.losses
-        assert loss.restarted
-        assert client.tensor_exists(IN_SHARD[0])
-        assert not client.tensor_exists(IN_SHARD[1])
-        client.put_tensor(IN_SHARD[1], [2])
-        # All of them at once.
-        before = db.pids
+        waiting = db.tensor("g")
         for index in range(3):
             kill(db, index)
         wait_until(lambda: not set(db.pids) & set(before) and db.is_active(), 20)
-        client.put_tensor(IN_SHARD[1], [3])
-        assert client.get_tensor(IN_SHARD[1])[0] == 3
-        assert {loss.shard for loss in db.losses} == {0, 1, 2}
+        assert db.address == address
+        wait_until(lambda: {loss.shard for loss in db.losses} == {0, 1, 2}, 5)
+        assert all(loss.restarted for loss in db.losses)
+        assert not any(client.tensor_exists(name) for name in IN_SHARD)
+        client.put_tensor("g", [3])
+        assert waiting.result(10)[0] == 3
 
 
 @pytest.mark.parametrize(
@@ -227,3 +242,30 @@ def test_stopped_while_it_forms() -> None:
     ready = db.start_in_background()
     db.stop()
     assert isinstance(ready.exception(10), Exception)
+
+
+DRIVER = """
+import time
+from ssdag.services.orchestrator import Orchestrator
+db = Orchestrator(3)
+db.start_in_background()
+while len(db.pids) < 3:
+    time.sleep(0.001)
+print(*db.pids, flush=True)
+time.sleep(60)
+"""
+
+
+def test_driver_is_killed_while_it_forms(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVER],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    ) as driver:
+        assert driver.stdout is not None
+        pids = driver.stdout.readline().split()
+        assert len(pids) == 3
+        driver.kill()
+    wait_until(lambda: not any(psutil.pid_exists(int(pid)) for pid in pids), 5)
+    wait_until(lambda: not list(tmp_path.iterdir()), 5, "the folder is gone")
