@@ -127,6 +127,7 @@ class AsyncClient:
     copy_dataset = _awaited(Client.copy_dataset)
     rename_dataset = _awaited(Client.rename_dataset)
     delete_dataset = _awaited(Client.delete_dataset)
+    list_datasets = _awaited(Client.list_datasets)
     append_to_list = _awaited(Client.append_to_list)
     get_list_length = _awaited(Client.get_list_length)
     get_datasets_from_list = _awaited(Client.get_datasets_from_list)

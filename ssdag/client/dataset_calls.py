@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from ssdag.client import dataset_reading, dataset_writing
+from ssdag.client import dataset_reading, dataset_writing, moving
 from ssdag.client.base import ClientBase, call
 from ssdag.client.dataset import Dataset, check_name
 from ssdag.client.dataset_keys import check_base, meta_key
-from ssdag.client.metadata import COMPLETE
+from ssdag.client.metadata import COMPLETE, text_of
 from ssdag.client.resp import command
 from ssdag.client.slots import slot_of
 from ssdag.errors import DataFormatError
@@ -132,6 +132,29 @@ class DatasetCalls(ClientBase):
         else:
             self._copy_through_here(old, new)
             self.delete_dataset(old)
+
+    def list_datasets(self, pattern: str = "*") -> list[str]:
+        """Return the names of complete datasets, sorted.
+
+        Looks through all names of all servers step by step, so it takes long where there
+        are millions, and what is written or deleted meanwhile may be there or not.
+
+        Parameters
+        ----------
+        pattern : str
+            ``*`` stands for any characters, ``?`` for one, ``[a-c]`` for one of these,
+            a backslash makes them plain. With a prefix, only names under it are listed,
+            and without it.
+        """
+        start, end = self._read_base("x")[:-2], meta_key(b"}")
+        glob = moving.escape(start) + pattern.encode("utf-8", "surrogateescape") + end
+        found = moving.scan(self, glob, b"hash")
+        complete = self.call_many([(b"HEXISTS", key, COMPLETE) for key in found])
+        return sorted(
+            text_of(key[len(start) : -len(end)])
+            for key, there in zip(found, complete, strict=True)
+            if there == 1 and len(key) > len(start) + len(end)
+        )
 
     def _copy_through_here(self, source: str, target: str) -> None:
         dataset = self.get_dataset(source)

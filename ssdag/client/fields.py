@@ -133,10 +133,10 @@ def _check_name(name: str) -> None:
 
 def _field_of(name: str, value: Any) -> Field:
     """Return the field for one value or a sequence of them."""
+    if isinstance(value, np.ndarray) and value.dtype.kind == "U":
+        value = value.tolist()
     if isinstance(value, str):
         value = [value]
-    elif isinstance(value, np.ndarray) and value.dtype.kind == "U":
-        value = value.tolist()
     if isinstance(value, list | tuple):
         if not value:
             raise DataFormatError(f"metadata field {name!r}: an empty sequence has no type")

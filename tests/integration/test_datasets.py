@@ -158,6 +158,20 @@ def test_prefixes(client: Client) -> None:
     assert not client.dataset_exists("d")
 
 
+def test_names_by_pattern(client: Client) -> None:
+    client.redis.hset("{plain}.meta", "x", "1")
+    client.put_tensor("{d.meta", [1])
+    for name in ("d1", "d2", "e{x}", "ß*"):
+        client.put_dataset(Dataset(name, {"u": [1]}))
+    assert client.list_datasets() == ["d1", "d2", "e{x}", "ß*"]
+    assert client.list_datasets("d?") == ["d1", "d2"]
+    assert client.list_datasets("ß\\*") == ["ß*"]
+    client.prefixes.out = client.prefixes.source = "p*"
+    assert client.list_datasets() == []
+    client.put_dataset(Dataset("d", {"u": [1]}))
+    assert client.list_datasets("[a-d]") == ["d"]
+
+
 def test_pickles() -> None:
     plain = example()
     del plain["größe"]  # numpy itself changes the byte order

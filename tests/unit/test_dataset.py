@@ -147,6 +147,9 @@ def test_metadata() -> None:
             made.meta[name] = 1
     made.meta["tags"] = np.array(["x", "yy"])
     assert made.get_meta_strings("tags") == ["x", "yy"]
+    for text in (np.array("x"), np.str_("x")):
+        made.meta["tags"] = text
+        assert made.meta["tags"] == "x"
 
 
 @pytest.mark.parametrize(
