@@ -21,7 +21,7 @@ _WINDOW = 512
 _WINDOW_BYTES = 64 << 20
 
 #: Answers that a server may have to hold before their sizes are known.
-_UNKNOWN = 16
+_UNKNOWN = 4
 
 
 class TensorSetCalls(TensorCalls):

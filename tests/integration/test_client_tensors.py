@@ -73,7 +73,14 @@ def test_round_trip(client: Client) -> None:
 
 
 def test_any_array(client: Client) -> None:
-    dtypes = [hnp.scalar_dtypes(), hnp.byte_string_dtypes(min_len=1), hnp.array_dtypes()]
+    dtypes = [
+        hnp.scalar_dtypes(),
+        hnp.byte_string_dtypes(min_len=1),
+        hnp.unicode_string_dtypes(min_len=1),
+        hnp.array_dtypes(),
+        hnp.nested_dtypes(),
+        st.sampled_from([np.dtype(np.longdouble), np.dtype(np.clongdouble)]),
+    ]
 
     @settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
     @given(hnp.arrays(st.one_of(dtypes), hnp.array_shapes(min_dims=0, min_side=0)), st.booleans())
