@@ -91,6 +91,17 @@ class ColocatedOrchestrator(Orchestrator):
             return super().client()
         return self._reference.resolve()
 
+    @property
+    def checkpoint_file(self) -> str:
+        """There is none: the servers end with this process.
+
+        Raises
+        ------
+        UnsupportedError
+            Always.
+        """
+        raise UnsupportedError(f"{self.name!r} is colocated: its servers end with this process")
+
     def environment(self) -> dict[str, str]:
         """Return what a simulation needs so that ``Client()`` reaches its node's server.
 

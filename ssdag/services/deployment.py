@@ -14,6 +14,7 @@ from ssdag.client.address import Address
 from ssdag.errors import ServiceStartError, SsdagError, StoreError
 from ssdag.services import cluster
 from ssdag.services.admin import ask, tell
+from ssdag.services.newcomer import introduce
 from ssdag.services.places import Place, PlacedServer, ServerRequest
 from ssdag.services.plan import Member, Plan, members_of
 
@@ -203,12 +204,14 @@ class Deployment:
                 self._supervise(member, on_end)
             if not self.clustered:
                 return
+            plan, limit_s = self.plan, _FORMING * self.plan.start_timeout_s
             try:
+                introduce(self.members, plan.shards, plan.login, limit_s, self._stopping)
                 cluster.rejoin(
                     [m.address for m in self.members],
-                    self.plan.shards,
-                    self.plan.login,
-                    _FORMING * self.plan.start_timeout_s,
+                    plan.shards,
+                    plan.login,
+                    limit_s,
                     self._stopping,
                     lambda: bool(self._dead()),
                 )

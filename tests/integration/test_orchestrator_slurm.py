@@ -14,7 +14,14 @@ import psutil
 import pytest
 
 import ssdag
-from ssdag import Config, ConfigError, Orchestrator, ServiceStartError, python_app
+from ssdag import (
+    Config,
+    ConfigError,
+    Orchestrator,
+    ServiceStartError,
+    StoreError,
+    python_app,
+)
 from ssdag.executors import AllocationExecutor
 from tests.conftest import wait_until
 from tests.integration.slurm_jobs import DEADLINE_S, allocation, steps
@@ -23,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ssdag.client import Client
+    from ssdag.services.places import PlacedServer
     from tests.clusters.cluster import SlurmCluster
 
 
@@ -112,8 +120,8 @@ def sizes(db: Orchestrator) -> list[int]:
 def test_a_node_that_is_lost_has_its_shard_served_by_a_copy_on_another(
     slurm: SlurmCluster, job: str
 ) -> None:
-    """Also a keeper that is killed takes its servers along: a primary and a copy."""
-    with Orchestrator(nodes=3, replicas=1) as db:
+    """Its keeper takes a primary and a copy along; both come back, as copies."""
+    with Orchestrator(nodes=3, replicas=1, restart=4) as db:
         client = db.client()
         for i in range(30):
             client.put_tensor(f"u{i}", np.full(3, i))
@@ -126,7 +134,35 @@ def test_a_node_that_is_lost_has_its_shard_served_by_a_copy_on_another(
         assert keeper is not None
         keeper.kill()
         assert [client.get_tensor(f"u{i}")[0] for i in range(30)] == list(range(30))
+        wait_until(lambda: _whole(db, servers), DEADLINE_S, "all are back, and copied")
+        assert [client.get_tensor(f"u{i}")[0] for i in range(30)] == list(range(30))
         assert db.losses == ()
+
+
+def _whole(db: Orchestrator, lost: list[PlacedServer]) -> bool:
+    """Say whether there are six servers again, each shard on two of them."""
+    try:
+        counts = sizes(db)
+    except StoreError:
+        return False
+    pids = {server.pid for server in lost}
+    renewed = sum(pid not in pids for pid in db.pids)
+    return db.is_active() and renewed == 2 and counts[:3] == counts[3:]
+
+
+def test_a_lost_node_of_a_cluster_is_started_again(slurm: SlurmCluster, job: str) -> None:
+    """It comes back empty, without what the servers know of one another."""
+    with Orchestrator(nodes=3, restart=1) as db:
+        client = db.client()
+        pids = db.pids
+        keeper = psutil.Process(pids[1]).parent()
+        assert keeper is not None
+        keeper.kill()
+        wait_until(lambda: db.is_active() and db.pids[1] != pids[1], DEADLINE_S, "it is back")
+        for i in range(30):
+            client.put_tensor(f"u{i}", np.full(3, i))
+        assert [client.get_tensor(f"u{i}")[0] for i in range(30)] == list(range(30))
+        assert db.losses[0].restarted
 
 
 DRIVER = """
