@@ -59,5 +59,5 @@ class StreamCalls(ClientBase):
         from ssdag.client.streams import Stream
 
         made = Stream(self, name, Options(capacity, policy, evict, writers))
-        made._open()
+        made._core.open()
         return made

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from ssdag.client.connection import Connection
-    from ssdag.client.streams import Stream
+    from ssdag.client.stream_core import StreamCore
 
 #: Where a new group begins: with what is there, or with what comes.
 Start: TypeAlias = Literal["oldest", "newest"]
@@ -61,7 +61,7 @@ class StreamReader(StepReading):
 
     def __init__(
         self,
-        stream: Stream,
+        stream: StreamCore,
         group: str,
         consumer: str | None,
         start: Start,
@@ -70,8 +70,8 @@ class StreamReader(StepReading):
     ) -> None:
         super().__init__()
         self._stream = stream
-        self._client = stream._client
-        self._keys = stream._read_keys
+        self._client = stream.client
+        self._keys = stream.read_keys
         self._group = key_bytes(group)
         if consumer is None:
             place = f"{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
@@ -172,7 +172,7 @@ class StreamReader(StepReading):
 
     def _join(self) -> None:
         if not self._joined:
-            self._stream._open()
+            self._stream.open()
             self._looked_s = -_LOOK_S
             begin = "0" if self._start == "oldest" else "$"
             line = script(scripts.JOIN, (self._keys.stream,), self._group, begin)
@@ -258,7 +258,7 @@ class StreamReader(StepReading):
         number = int(entry_id.partition(b"-")[0])
         self._unsure = True
         try:
-            value = self._stream._value(number, fields)
+            value = self._stream.value(number, fields)
         except DataError:
             self._held = entry_id, fields.get(b"at")  # it would be the same again
             raise

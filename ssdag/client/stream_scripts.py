@@ -43,18 +43,19 @@ local function taken(id, in_groups)
   end
   return false
 end
-local function finished(id, in_groups)
+local function delivered(id, in_groups)
   for _, g in ipairs(in_groups) do
     if tonumber(number(g['last-delivered-id'])) < tonumber(number(id)) then return false end
   end
-  return #in_groups > 0 and not taken(id, in_groups)
+  return #in_groups > 0
+end
+local function finished(id, in_groups)
+  return delivered(id, in_groups) and not taken(id, in_groups)
 end
 local function evict(id, flat)
   local at = map(flat).at
-  if at then
-    local freed = redis.pcall('UNLINK', at)
-    if type(freed) == 'table' then return redis.error_reply('TRYAGAIN a key has moved') end
-  end
+  local freed = at and redis.pcall('UNLINK', at)
+  if type(freed) == 'table' then return redis.error_reply('TRYAGAIN a key has moved') end
   redis.call('XDEL', KEYS[1], id)
 end
 local function from_the_oldest(count, enough)
@@ -73,10 +74,8 @@ local function wake_writer()
   if redis.call('LLEN', KEYS[3]) == 0 then redis.call('RPUSH', KEYS[3], '1') end
 end
 local function setting(name, given)
-  local is = redis.call('HGET', KEYS[2], name)
-  if is then return is end
-  redis.call('HSET', KEYS[2], name, given)
-  return given
+  redis.call('HSETNX', KEYS[2], name, given)
+  return redis.call('HGET', KEYS[2], name)
 end
 """
 
@@ -134,8 +133,9 @@ if held >= capacity then
   local over = held - in_work - capacity + 1
   if over > 0 and not (blocks and evicts) then
     local answer = from_the_oldest(over + in_work, function(id, flat)
-      local read = finished(id, all)
-      if read or not blocks and not taken(id, all) then
+      local read = delivered(id, all)
+      if blocks and not read then return true end  -- nor is any later one
+      if not taken(id, all) then
         local failed = evict(id, flat)
         if failed then return failed end
         if not read then redis.call('HINCRBY', KEYS[2], 'dropped', 1) end
@@ -176,7 +176,11 @@ if not s[1] or s[2] ~= 'block' or s[4] then return 0 end
 if redis.call('XLEN', KEYS[1]) < tonumber(s[1]) then return 0 end
 if s[3] ~= '1' then
   local all = groups()
-  if from_the_oldest(16, function(id) return finished(id, all) end) then return 0 end
+  local answer = from_the_oldest(16, function(id)
+    if not delivered(id, all) then return 'full' end
+    return not taken(id, all) and 'room'
+  end)
+  if answer == 'room' then return 0 end
 end
 redis.call('DEL', KEYS[3])
 return 1

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ssdag.client import stream_scripts as scripts
 from ssdag.client.base import call
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ssdag.client.connection import Connection
     from ssdag.client.handle import Line
     from ssdag.client.records import Packed
-    from ssdag.client.streams import Stream
+    from ssdag.client.stream_core import StreamCore
 
 #: Records up to this size stand in the entry itself; larger ones have a key of their own.
 _INLINE = 4 << 10
@@ -33,8 +33,50 @@ _INLINE = 4 << 10
 _HOLD_MS = 60_000
 _REMEMBER_S = 300
 
+#: Identities that a process keeps for each stream.
+_FREE_IDENTITIES = 16
+#: Streams for which a process keeps identities.
+_STREAMS = 1000
+
 _APPEND = Program(scripts.APPEND)
 _IS_FULL = Program(scripts.IS_FULL)
+
+
+class _Identity:
+    """Who appends, and how often it has: by this the server knows what it has already.
+
+    Tasks come and go, each with a writer of its own. They use the identities of their
+    process one after the other, so that the server remembers few.
+    """
+
+    _free: ClassVar[dict[tuple[str, bytes], list[_Identity]]] = {}
+
+    def __init__(self, place: tuple[str, bytes]) -> None:
+        self._place = place
+        self._pid = os.getpid()
+        self.key = b"%b:%b" % (place[1], secrets.token_hex(8).encode())
+        self.sequence = 0
+
+    @classmethod
+    def take(cls, address: str, stream: bytes) -> _Identity:
+        """Return one that nobody uses."""
+        place = (address, stream)
+        while True:
+            try:
+                found = cls._free[place].pop()
+            except (KeyError, IndexError):
+                return cls(place)
+            if found._pid == os.getpid():  # else it is the parent's
+                return found
+
+    def give_back(self) -> None:
+        """Let another writer use it; the server goes on to count."""
+        if self._pid == os.getpid():
+            if len(self._free) > _STREAMS:
+                self._free.clear()
+            free = self._free.setdefault(self._place, [])
+            if len(free) < _FREE_IDENTITIES:
+                free.append(self)
 
 
 class StreamWriter:
@@ -44,10 +86,10 @@ class StreamWriter:
     an exception it tells the readers that it gave up.
     """
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: StreamCore) -> None:
         self._stream = stream
-        self._client = stream._client
-        self._keys = stream._write_keys
+        self._client = stream.client
+        self._keys = stream.write_keys
         self._lock = threading.Lock()
         self._full = False
         self._step: dict[str, Any] | None = None
@@ -55,9 +97,12 @@ class StreamWriter:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._id = secrets.token_hex(8)
-        self._sequence = 0
-        self._writer_key = b"%b:%b" % (self._keys.stream, self._id.encode())
+        self._end_id = secrets.token_hex(8)
+        self._identity = _Identity.take(self._client.address, self._keys.stream)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_identity"):
+            self._identity.give_back()
 
     def __repr__(self) -> str:
         return f"<StreamWriter of {self._stream.name!r}>"
@@ -69,8 +114,8 @@ class StreamWriter:
         with self._lock:
             if self._pid != os.getpid():  # a forked child is another writer
                 self._begin()
-            self._stream._open()
-            self._sequence += 1
+            self._stream.open()
+            self._identity.sequence += 1
             large = record.nbytes > _INLINE
             waited = large and self._full
             if waited:
@@ -82,7 +127,9 @@ class StreamWriter:
                 line = self._append_line(record, large, True)
             while status != scripts.DONE:
                 if status == scripts.ENDED:
-                    raise DataError(f"stream {self._stream.name!r} has ended: nothing more fits in")
+                    raise DataError(
+                        f"stream {self._stream.name!r} has ended; delete() it to begin anew"
+                    )
                 if status == scripts.RESEND:
                     status = self._send(record, line)
                     continue
@@ -95,7 +142,7 @@ class StreamWriter:
     @property
     def _bytes_key(self) -> bytes:
         """Where the bytes of this record are, if it is large."""
-        return b"%b:%d" % (self._writer_key, self._sequence)
+        return b"%b:%d" % (self._identity.key, self._identity.sequence)
 
     @property
     def _what(self) -> str:
@@ -104,8 +151,8 @@ class StreamWriter:
     def _append_line(self, record: Packed, large: bool, waited: bool) -> Line:
         options = self._stream.options
         return _APPEND.line(
-            (*self._keys, self._writer_key, self._bytes_key),
-            self._sequence,
+            (*self._keys, self._identity.key, self._bytes_key),
+            self._identity.sequence,
             DEFAULT_CAPACITY if options.capacity is None else options.capacity,
             options.policy or "block",
             "0" if options.evict is False else "1",
@@ -184,9 +231,9 @@ class StreamWriter:
         with self._lock:
             if self._pid != os.getpid():
                 self._begin()
-            self._stream._open()
+            self._stream.open()
             writers = self._stream.options.writers or 1
-            words = (self._id, writers, reason.encode()[:4096], "1" if all_writers else "0")
+            words = (self._end_id, writers, reason.encode()[:4096], "1" if all_writers else "0")
             line = script(scripts.END, self._keys, *words)
             what = f"end of stream {self._stream.name!r}"
             self._client._run(what, lambda c: call(c, line), key=self._keys.stream)

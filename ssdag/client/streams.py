@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ssdag.client import stream_scripts as scripts
 from ssdag.client.handle import script, sent
-from ssdag.client.records import BytesSource, WireSource, unpack
 from ssdag.client.resp import command
-from ssdag.client.stream_keys import Keys, Options, run
+from ssdag.client.stream_core import StreamCore
+from ssdag.client.stream_keys import run
 from ssdag.client.stream_reader import StreamReader
 from ssdag.client.stream_steps import Entry
 from ssdag.client.stream_writer import StreamWriter
@@ -20,54 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from ssdag.client.base import ClientBase
-    from ssdag.client.connection import Connection
+    from ssdag.client.stream_core import StreamInfo
+    from ssdag.client.stream_keys import Options
     from ssdag.client.stream_reader import Start
 
 #: How often the newest record is tried again that was read and evicted just then.
 _TRIES = 10
-
-
-class GroupInfo(NamedTuple):
-    """How far a group of readers is.
-
-    Attributes
-    ----------
-    readers : int
-        How many it has, with those of which nobody has noticed that they are gone.
-    in_work : int
-        Records that they have and are not done with.
-    """
-
-    readers: int
-    in_work: int
-
-
-class StreamInfo(NamedTuple):
-    """What a stream holds.
-
-    Attributes
-    ----------
-    length : int
-        Records that the server holds.
-    capacity : int or None
-        How many it may hold; None before anybody said.
-    policy : str or None
-        What happens when it is full.
-    appended, dropped : int
-        Records so far; and how many of them were dropped before all groups had them.
-    ended : bool
-        Whether no more will come.
-    groups : dict
-        A :class:`GroupInfo` for each group.
-    """
-
-    length: int
-    capacity: int | None
-    policy: str | None
-    appended: int
-    dropped: int
-    ended: bool
-    groups: dict[str, GroupInfo]
 
 
 class Stream:
@@ -78,21 +36,25 @@ class Stream:
     """
 
     def __init__(self, client: ClientBase, name: str, options: Options) -> None:
-        self._client = client
-        self.name = name
-        #: What was asked for here.
-        self.options = options.checked()
-        self._write_keys = Keys.of(client.prefixes.write("list", name))
-        self._read_keys = Keys.of(client.prefixes.read("list", name))
+        self._core = StreamCore(client, name, options)
         self._lock = threading.Lock()
-        self._opened = not any(value is not None for value in options)
         self._writer: StreamWriter | None = None
 
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._core.name
+
+    @property
+    def options(self) -> Options:
+        """What was asked for here."""
+        return self._core.options
+
     def __repr__(self) -> str:
-        return f"<Stream {self.name!r} at {self._client.address}>"
+        return f"<Stream {self.name!r} at {self._core.client.address}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (sent(self._client), self.name, self.options)
+        return type(self), (sent(self._core.client), self.name, self.options)
 
     # -- writing ---------------------------------------------------------------------
 
@@ -145,12 +107,12 @@ class Stream:
 
     def writer(self) -> StreamWriter:
         """Return one more writer, which ends by itself: ``with stream.writer() as out:``."""
-        return StreamWriter(self)
+        return StreamWriter(self._core)
 
     def _default_writer(self) -> StreamWriter:
         with self._lock:
             if self._writer is None:
-                self._writer = StreamWriter(self)
+                self._writer = StreamWriter(self._core)
             return self._writer
 
     def begin_step(self) -> None:
@@ -195,7 +157,7 @@ class Stream:
         """
         if start not in ("oldest", "newest"):
             raise ConfigError(f"start={start!r}: it is 'oldest' or 'newest'")
-        return StreamReader(self, group, consumer, start, timeout_s, take_over_s)
+        return StreamReader(self._core, group, consumer, start, timeout_s, take_over_s)
 
     def __iter__(self) -> Generator[Any, None, None]:
         with self.reader() as reader:
@@ -207,91 +169,28 @@ class Stream:
 
         For watching a stream without being one of its readers. Does not wait.
         """
-        keys = self._read_keys
+        keys = self._core.read_keys
         what = f"look at stream {self.name!r}"
         line = command(b"XREVRANGE", keys.stream, b"+", b"-", b"COUNT", b"2")
         for _ in range(_TRIES):
-            for entry_id, flat in run(self._client, what, keys, line):
+            for entry_id, flat in run(self._core.client, what, keys, line):
                 fields = dict(zip(flat[::2], flat[1::2], strict=True))
                 if b"layout" not in fields:
                     continue
                 number = int(entry_id.partition(b"-")[0])
                 try:
-                    return Entry(number, self._value(number, fields))
+                    return Entry(number, self._core.value(number, fields))
                 except MissingDataError:  # somebody was done with it just now
                     break
             else:
                 return None
         return None
 
-    def _value(self, number: int, fields: dict[bytes, bytes]) -> Any:
-        """Return the record of an entry; fetches its bytes if they stand apart."""
-        layout = fields[b"layout"]
-        if b"bytes" in fields:
-            return unpack(layout, BytesSource(fields[b"bytes"]))
-        line = command(b"GET", fields[b"at"])
-
-        def work(connection: Connection) -> Any:
-            connection.send(line)
-            total = connection.bulk_length()
-            if total is None:
-                connection.owed -= 1
-                raise MissingDataError(
-                    f"record {number} of stream {self.name!r} has lost its bytes: deleted by "
-                    "somebody else, or evicted because the server's memory was full"
-                )
-            source = WireSource(connection, total)
-            value = unpack(layout, source)
-            source.end()
-            connection.owed -= 1
-            return value
-
-        return self._client._run(f"read of stream {self.name!r}", work, key=fields[b"at"])
-
     # -- the stream as such ----------------------------------------------------------
-
-    def _open(self) -> None:
-        """Set what was asked for, at the first use; see whether others asked for the same."""
-        with self._lock:
-            if self._opened:
-                return
-            for keys in {self._write_keys, self._read_keys}:
-                self._set_options(keys)
-            self._opened = True
-
-    def _set_options(self, keys: Keys) -> None:
-        words = self.options.words()
-        flat = [word for pair in words.items() for word in pair]
-        line = script(scripts.OPEN, keys[:2], *flat)
-        held = run(self._client, f"open of stream {self.name!r}", keys, line)
-        for (name, asked), is_now in zip(words.items(), held, strict=True):
-            if asked and asked != is_now:
-                raise ConfigError(
-                    f"stream {self.name!r} has {name}={is_now.decode()}, and {asked.decode()} was "
-                    "asked for: leave it away, or delete() the stream first"
-                )
 
     def info(self) -> StreamInfo:
         """Return what the stream holds and how far its groups are."""
-        line = script(scripts.LOOK, self._read_keys[:2])
-        what = f"look at stream {self.name!r}"
-        flat, length, groups = run(self._client, what, self._read_keys, line)
-        state = dict(zip(flat[::2], flat[1::2], strict=True))
-        known = {}
-        for one in groups:
-            facts = dict(zip(one[::2], one[1::2], strict=True))
-            known[facts[b"name"].decode("utf-8", "surrogateescape")] = GroupInfo(
-                facts[b"consumers"], facts[b"pending"]
-            )
-        return StreamInfo(
-            length=length,
-            capacity=int(state[b"capacity"]) if b"capacity" in state else None,
-            policy=state[b"policy"].decode() if b"policy" in state else None,
-            appended=int(state.get(b"appended", 0)),
-            dropped=int(state.get(b"dropped", 0)),
-            ended=b"ended" in state,
-            groups=known,
-        )
+        return self._core.info()
 
     def __len__(self) -> int:
         return self.info().length
@@ -301,12 +200,14 @@ class Stream:
 
     def remove_group(self, group: str) -> bool:
         """Forget a group, for which writers would wait; return whether there was one."""
-        line = script(scripts.REMOVE_GROUP, self._read_keys, group)
-        return bool(run(self._client, f"group of {self.name!r}", self._read_keys, line))
+        line = script(scripts.REMOVE_GROUP, self._core.read_keys, group)
+        return bool(run(self._core.client, f"group of {self.name!r}", self._core.read_keys, line))
 
     def delete(self) -> bool:
         """Delete all of it; return whether there was something. Readers get an error."""
-        line = script(scripts.DELETE, self._read_keys)
-        there = run(self._client, f"delete of stream {self.name!r}", self._read_keys, line)
-        self._opened = not any(value is not None for value in self.options)
+        line = script(scripts.DELETE, self._core.read_keys)
+        there = run(
+            self._core.client, f"delete of stream {self.name!r}", self._core.read_keys, line
+        )
+        self._core.forget()
         return bool(there)

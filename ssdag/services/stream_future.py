@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from concurrent.futures import Future
 
+    from ssdag.client.stream_core import StreamInfo
     from ssdag.client.stream_reader import StreamReader
     from ssdag.client.stream_steps import Entry
     from ssdag.client.stream_writer import StreamWriter
-    from ssdag.client.streams import StreamInfo
 
 _log = logging.getLogger("ssdag")
 

@@ -63,7 +63,7 @@ def write(stream: Stream, count: int) -> None:
 
 def test_streams_on_all_nodes(client: Client) -> None:
     streams = [client.stream(f"u{i}", capacity=3) for i in range(12)]
-    assert len({str(client.node_of(stream._write_keys.stream)) for stream in streams}) == 3
+    assert len({str(client.node_of(stream._core.write_keys.stream)) for stream in streams}) == 3
     with ThreadPoolExecutor(4) as pool:
         done = [pool.submit(write, stream, 9) for stream in streams[:2]]
         for stream in streams[:2]:
@@ -92,7 +92,7 @@ def test_taken_over_from_a_reader_that_is_gone(client: Client, cluster: RedisClu
 def test_a_stream_that_moves_between_nodes(client: Client, cluster: RedisCluster) -> None:
     """Writer and reader go on while all of it moves to another node and back."""
     stream = client.stream("u", capacity=4)
-    slot = slot_of(stream._write_keys.stream)
+    slot = slot_of(stream._core.write_keys.stream)
     nodes = [cluster.owner(slot)]
     nodes.append(next(s for s in cluster.primaries if s is not nodes[0]))
     began = threading.Event()
@@ -126,7 +126,7 @@ def test_a_stream_that_moves_while_all_wait(client: Client, cluster: RedisCluste
         writing = pool.submit(full.append, np.array([1]))
         wait_until(lambda: "default" in stream.info().groups)
         for waiting in (stream, full):
-            slot = slot_of(waiting._write_keys.stream)
+            slot = slot_of(waiting._core.write_keys.stream)
             source = cluster.owner(slot)
             cluster.move(slot, source, next(s for s in cluster.primaries if s is not source))
         write(stream, 5)
@@ -174,7 +174,7 @@ def test_a_replica_takes_over(tmp_path: Path) -> None:
         ThreadPoolExecutor(1) as pool,
     ):
         stream = client.stream("u", capacity=1000)
-        owner = cluster.owner(slot_of(stream._write_keys.stream))
+        owner = cluster.owner(slot_of(stream._core.write_keys.stream))
         for i in range(10):
             stream.append(np.array([i]))
         reading = pool.submit(numbers, stream)

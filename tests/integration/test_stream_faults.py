@@ -196,6 +196,15 @@ def test_fork_does_not_read_in_its_parents_place(client: Client) -> None:
         assert next(reader) == 1
 
 
+def test_writers_of_many_tasks_leave_little_behind(client: Client) -> None:
+    """Each task has its own stream object; they append as one after the other."""
+    for i in range(50):
+        client.stream("u", capacity=100).append(i)
+    client.stream("u").end()
+    assert numbers(client.stream("u")) == list(range(50))
+    assert len(client.call("KEYS", "{u}:stream:*")) == 3  # state, room, one writer
+
+
 # -- connections ----------------------------------------------------------------------
 
 _LOGGED_IN = len(b"+OK\r\n")

@@ -401,8 +401,8 @@ def test_pickles_as_name_and_address(client: Client, db: Orchestrator) -> None:
     assert values(client.stream("u"), count=1) == [1]
     assert stream.info().capacity == 2
     shared = db.client().stream("u")
-    assert pickle.loads(pickle.dumps(shared))._client is db.client()
-    stream._client.close()
+    assert pickle.loads(pickle.dumps(shared))._core.client is db.client()
+    stream._core.client.close()
 
 
 def test_threads_share_a_writer(client: Client) -> None:
