@@ -17,7 +17,7 @@ from ssdag.client.waiting import Look, Waiting, Watch
 from ssdag.errors import DataTimeoutError, SsdagError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from ssdag.client.address import Address
     from ssdag.client.base import ClientBase
@@ -33,6 +33,10 @@ _CLUSTER_PATIENCE_S = 30.0
 
 #: How often it is seen whether patience is at its end; only while something is amiss.
 _CHECK_S = 0.25
+
+#: How many keys that nobody waits for stay subscribed, and how long.
+_GONE = 500
+_GONE_S = 0.1
 
 
 class Looking:
@@ -61,6 +65,9 @@ class Looking:
         #: Functions that are to be asked again, and when.
         self._again: dict[Watch, float] = {}
         self._checker = Checker(self._checked)
+        #: Keys that nobody waits for any more, and until when they stay subscribed.
+        self._gone: dict[bytes, None] = {}
+        self._gone_s = 0.0
         self._nodes: Nodes
 
     def _wake(self) -> None:
@@ -80,17 +87,29 @@ class Looking:
         times = [t for t in (idle_s, self._waiting.next_s()) if t is not None]
         if self._troubled or self._again:
             times.append(now + _CHECK_S)
+        if self._gone:
+            times.append(self._gone_s)
         return max(min(times) - now, 0.0) if times else None
 
-    def _take_changes(self) -> None:
+    def _take_changes(self, *, at_once: bool = False) -> None:
         """Listen and look as those ask who came, or went, since the last time."""
         new, gone = self._waiting.changes()
-        if gone:
-            self._nodes.unsubscribe(gone)
+        if gone or self._gone:
+            self._stop_listening(gone, at_once=at_once)
         if new:
             self._nodes.subscribe([key for look in new for key in look.keys])
             for look in new:
                 self._ask(look)
+
+    def _stop_listening(self, keys: Sequence[bytes], *, at_once: bool) -> None:
+        """Unsubscribe, from many keys together: one by one it would cost as much as waking."""
+        now = time.monotonic()
+        if not self._gone:
+            self._gone_s = now + _GONE_S
+        self._gone.update(dict.fromkeys(keys))
+        if at_once or len(self._gone) >= _GONE or now >= self._gone_s:
+            self._nodes.unsubscribe([k for k in self._gone if not self._waiting.awaits(k)])
+            self._gone.clear()
 
     def _expire(self) -> None:
         """Fail those whose time is over, and those whose server is lost for too long."""

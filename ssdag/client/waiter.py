@@ -71,7 +71,7 @@ class Waiter(Looking):
             if release is not None:
                 release()
             self._waiting.remove(future)
-            self._take_changes()
+            self._take_changes(at_once=True)  # nobody listens until the next wait
 
     def end(self) -> None:
         """Close the connections."""

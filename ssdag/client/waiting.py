@@ -196,6 +196,10 @@ class Waiting:
         with self.lock:
             return list(self._by_key)
 
+    def awaits(self, key: bytes) -> bool:
+        """Return whether somebody waits for a change of a key."""
+        return key in self._by_key
+
     def looks(self) -> list[Look]:
         """Return all questions."""
         with self.lock:

@@ -197,6 +197,7 @@ class Watcher(Looking):
         self._nodes = nodes = Nodes(self._place, self._password, self._wake_fd, self)
         self._waiting.begin()
         self._troubled.clear()
+        self._gone.clear()
         idle_s: float | None = None
         try:
             while self._error is None:
