@@ -143,6 +143,20 @@ def test_the_plan_of_a_script(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_the_plan_of_a_script_that_waits_for_data(tmp_path: Path) -> None:
+    script = tmp_path / "work.py"
+    script.write_text(
+        "import ssdag\n"
+        "@ssdag.python_app\ndef f(x): return x\n"
+        "with ssdag.load():\n"
+        "    db = ssdag.Orchestrator()\n"
+        "    waited = [db.tensor('t'), db.dataset('d'), db.list('l', length=2), db.key('k'),\n"
+        "              db.stream('s'), db.when(lambda c: True, keys=['k'])]\n"
+        "    ssdag.gather([f(one) for one in waited])\n"
+    )
+    assert "6 tasks planned, to the end of the script" in command_line(str(script)).stdout
+
+
 def test_the_plan_of_a_sweep_in_jobs(tmp_path: Path) -> None:
     script = tmp_path / "work.py"
     script.write_text(

@@ -237,9 +237,16 @@ def _no_services(recording: Recording) -> Iterator[None]:
         begin(node)
         return node
 
-    def data(node: ServiceNode, condition: Condition, *_: object) -> DataFuture[Any]:
+    def data(
+        node: ServiceNode,
+        condition: Condition,
+        _result: object,
+        _timeout_s: object,
+        future: DataFuture[Any] | None = None,
+    ) -> DataFuture[Any]:
         begin(node)
-        future: DataFuture[Any] = DataFuture(condition.name, condition.kind, source=node)
+        if future is None:
+            future = DataFuture(condition.name, condition.kind, source=node)
         future.set_result(Unknown(f"{condition} (number {next(numbers)})"))
         return future
 
