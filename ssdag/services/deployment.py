@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from ssdag.client.address import Address
-from ssdag.errors import ServiceStartError, SsdagError, StoreError
+from ssdag.errors import ServiceStartError, SsdagError
 from ssdag.services import cluster
-from ssdag.services.admin import ask, tell
+from ssdag.services.admin import ask
 from ssdag.services.newcomer import introduce
 from ssdag.services.places import Place, PlacedServer, ServerRequest
 from ssdag.services.plan import Member, Plan, members_of
@@ -22,16 +22,20 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from ssdag.client.resp import Reply
+
 _log = logging.getLogger("ssdag")
 
 #: How long an orderly end may take: servers that store their data need it.
 _STORING_S = 60.0
+_LAST_STEPS_S = 2.0
 
 _MOST_STARTERS = 32
 
 #: While dead servers are started again others may die; so often they are started as well.
 _ROUNDS = 4
 _ASK_S = 2.0
+_ROLE_S = 0.5
 
 #: A cluster may take so many times as long as a server to be ready: its nodes tell each
 #: other of the slots by chance meetings.
@@ -144,9 +148,7 @@ class Deployment:
             raise ServiceStartError(f"{self.plan.name!r} has ended: {failures[0]}") from failures[0]
         roles = []
         for member, answer in zip(self.members, answers, strict=True):
-            role = answer[0] if isinstance(answer, list) else None
-            serves = isinstance(role, list) and role[0] == b"master"
-            roles.append(member.primary if role is None else serves)
+            roles.append(_serves(answer) if isinstance(answer, list) else member.primary)
         return roles
 
     def _start_all(self) -> None:
@@ -232,11 +234,10 @@ class Deployment:
             Whether the shard is served: by the copy, or because the dead one was a copy.
         """
         with self._failover_lock:
-            if not dead.primary:
-                return any(m.alive for m in self.of_shard(dead.shard) if m.primary)
-            for copy in self.of_shard(dead.shard):
-                if copy is dead or not copy.alive:
-                    continue
+            living = [m for m in self.of_shard(dead.shard) if m is not dead and m.alive]
+            if self._serving(living):
+                return True  # the servers have decided so themselves, or it was a copy
+            for copy in living if dead.primary else ():
                 try:
                     cluster.take_over(copy.address, self.plan.login, self._stopping)
                 except SsdagError as error:
@@ -244,7 +245,18 @@ class Deployment:
                 else:
                     dead.primary, copy.primary = False, True
                     return True
-            return False
+            # Who serves may hang just now.
+            return not dead.primary and any(m.primary for m in living)
+
+    def _serving(self, living: Sequence[Member]) -> bool:
+        """Return whether one of the living members of a shard serves it, and note who."""
+        answers = ask([m.address for m in living], [[b"ROLE"]], self.plan.login, _ROLE_S)
+        for member, answer in zip(living, answers, strict=True):
+            if _serves(answer):
+                for other in self.of_shard(member.shard):
+                    other.primary = other is member
+                return True
+        return False
 
     # -- end ---------------------------------------------------------------------------
 
@@ -254,23 +266,30 @@ class Deployment:
         Without threads of its own: it may be called as the interpreter ends.
         """
         started = [(m, m.server) for m in self.members if m.server is not None]
-        grace_s = {m: self._ask_to_store(m) if store else 0.0 for m, _ in started}
-        for member, server in started:
-            server.end(grace_s[member])
+        grace_s = self._have_stored() if store and self.plan.options.persistence else 0.0
+        for _, server in started:
+            server.end(grace_s)
             server.clear()
 
-    def _ask_to_store(self, member: Member) -> float:
-        """Ask a server to store its data and end; return how long it may take."""
-        stored = self.plan.options.persistence
-        if not stored or not member.alive:
-            return 0.0
-        how = b"SAVE" if stored == "rdb" else b"NOSAVE"  # the other one is always stored
-        try:
-            tell(member.address, [b"SHUTDOWN", how], self.plan.login, 1.0)
-        except StoreError as error:
-            _log.warning("%s cannot be asked to store its data: %s", member.request.name, error)
-            return 0.0
-        return _STORING_S
+    def _have_stored(self) -> float:
+        """Have servers store their data and end; return how long their last steps may take."""
+        living = [m for m in self.members if m.alive]
+        # What is appended write by write is whole at any orderly end.
+        how = b"SAVE" if self.plan.options.persistence == "rdb" else b"NOSAVE"
+        line = [b"SHUTDOWN", how]
+        answers = ask([m.address for m in living], [line], self.plan.login, _STORING_S)
+        for member, answer in zip(living, answers, strict=True):
+            # One that has done so hangs up without an answer.
+            if isinstance(answer, list):
+                assert member.server is not None
+                _log.error(
+                    "%s cannot store its data in %s: %s; its last words:\n%s",
+                    member.request.name,
+                    member.server.folder,
+                    answer[0],
+                    member.server.log_tail(),
+                )
+        return _LAST_STEPS_S
 
     def let_go(self) -> None:
         """Watch the servers no more; they outlive us."""
@@ -282,6 +301,12 @@ class Deployment:
         """Let the places go."""
         for place in self.places:
             place.close()
+
+
+def _serves(answer: list[Reply] | SsdagError) -> bool:
+    """Return what an answer to ``ROLE`` says."""
+    role = answer[0] if isinstance(answer, list) else None
+    return isinstance(role, list) and role[0] == b"master"
 
 
 def _tcp(member: Member) -> Address:

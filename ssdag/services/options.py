@@ -129,6 +129,8 @@ class ServerOptions:
                 "repl-diskless-sync yes",
                 "repl-diskless-sync-delay 0",
                 "repl-backlog-size 64mb",
+                # A large value must not cut off the copies.
+                "client-output-buffer-limit replica 0 0 0",
             ]
         lines += [f"{key} {value}" for key, value in self.config.items()]
         return tuple(lines)

@@ -170,6 +170,8 @@ class ServerProcess:
             why = what_is_wrong()
             if why is None:
                 return
+            if why.startswith("LOADING"):  # it is well, and has much to read
+                deadline = time.monotonic() + timeout_s
             if time.monotonic() > deadline:
                 tail = self.log_tail()
                 self.end(0.0)

@@ -184,13 +184,23 @@ def test_open_access(server: str | None, caplog: pytest.LogCaptureFixture) -> No
             assert other.health().ok
 
 
-def test_open_cluster_with_copies() -> None:
+def test_open_cluster_whose_copy_takes_over_by_itself() -> None:
+    """A shard hangs until the others give it up; later its successor dies. Nothing is lost."""
     with Orchestrator(3, replicas=1, open_access=True) as db:
         client = db.client()
-        for name in "abc":
-            client.put_tensor(name, [1])
-        os.kill(db.pids[1], signal.SIGKILL)
-        assert client.get_tensor("c")[0] == 1
+        db.set_db_conf("cluster-node-timeout", 1500)
+        client.put_tensor("c", [1])
+        hung, copy = db.pids[1], db.pids[4]
+        os.kill(hung, signal.SIGSTOP)
+        try:
+            client.put_tensor("c", [2])
+        finally:
+            os.kill(hung, signal.SIGCONT)
+        with redis.Redis(port=db.ports[1]) as old:
+            wait_until(lambda: old.role()[0] == b"slave" and old.role()[3] == b"connected", 20)
+        os.kill(copy, signal.SIGKILL)
+        assert client.get_tensor("c")[0] == 2
+        assert not db.losses
 
 
 def outer_address() -> str | None:

@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -203,3 +204,15 @@ def test_cluster_on_disk(tmp_path: Path) -> None:
                 if value == 2:
                     assert client.get_tensor(f"t{i}")[0] == i
                 client.put_tensor(f"t{i}", [i])
+
+
+def test_disk_refuses(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Data that cannot be stored at the end are not lost silently."""
+    db = Orchestrator(persistence="rdb", folder=tmp_path).start()
+    db.client().put_tensor("a", [1])
+    (tmp_path / "0" / "dump.rdb").mkdir()
+    began = time.monotonic()
+    db.stop()
+    assert time.monotonic() - began < 10
+    assert "cannot store its data" in caplog.text
+    assert db.state is ServiceState.STOPPED
