@@ -27,6 +27,8 @@ _log = logging.getLogger("ssdag")
 
 #: Values in use when their engine ends are read into memory, up to so much together.
 KEEP_BYTES = 1 << 30
+#: Values that are deleted with one call.
+_BATCH = 256
 
 
 class Keeper:
@@ -113,6 +115,7 @@ class Keeper:
                 size = 0 if connector.local else value.nbytes  # mapped, and not copied
                 if size <= room and not lost:
                     value.keep()
+                    self._values.steps += 1
                     room -= size
                     continue
             except (SsdagError, OSError) as error:
@@ -128,7 +131,10 @@ class Keeper:
             guard.release_path(self._folder)
             return room
         try:
-            connector.delete_many(connector.keys(self.prefix + "*"))
+            left = connector.keys(self.prefix + "*")
+            for start in range(0, len(left), _BATCH):
+                self._values.steps += 1
+                connector.delete_many(left[start : start + _BATCH])
         except (SsdagError, OSError) as error:
             _log.info("nothing can be deleted from %r: %s", self.place, error)
         return room

@@ -45,7 +45,8 @@ _log = logging.getLogger("ssdag")
 
 #: Values that are deleted with one call.
 _BATCH = 256
-_END_S = 30.0
+#: As an engine ends, a store may do nothing for so long.
+PATIENCE_S = 20.0
 
 
 class Values:
@@ -72,6 +73,8 @@ class Values:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._chosen = False
+        #: Grows with whatever stores have done.
+        self.steps = 0
         self._told: set[str] = set()
         self.remaking = Remaking(engine, self)
 
@@ -255,6 +258,7 @@ class Values:
             freed: dict[Keeper, list[str]] = {}
             for item in batch:
                 if item is None:
+                    self._end()
                     return
                 if isinstance(item, tuple):
                     freed.setdefault(item[0], []).append(item[1])
@@ -266,6 +270,7 @@ class Values:
                 except (SsdagError, OSError) as error:
                     self.tell("delete", "values in %r cannot be deleted now: %s",
                               keeper.place, error)  # fmt: skip
+                self.steps += 1
             del batch, freed, item  # references of values, which would live until the next
 
     def tell(self, what: str, text: str, *details: Any) -> None:
@@ -275,14 +280,35 @@ class Values:
             _log.warning(text, *details)
 
     def close(self) -> None:
-        """Delete all values; those that futures hold are read into memory before."""
+        """Delete all values; those that futures hold are read into memory before.
+
+        Blocks until that is done, or nothing of it is done for a while: a server that
+        does not answer cannot keep an engine from its end.
+        """
+        with self._lock:
+            keepers = bool(self._keepers)
+        if not keepers:
+            self._closed = True
+            return
+        self.wake()
         self._closed = True
-        if self._thread is not None:
-            self.released.put(None)
-            if threading.current_thread() is not self._thread:
-                self._thread.join(_END_S)
+        thread = self._thread
+        if thread is None or thread is threading.current_thread():
+            self._end()
+            return
+        self.released.put(None)
+        done = -1
+        while thread.is_alive() and done != self.steps:
+            done = self.steps
+            thread.join(PATIENCE_S)
+        if thread.is_alive():
+            _log.warning(
+                "a store has not answered for %g s: values in it are left there or lost", PATIENCE_S
+            )
+
+    def _end(self) -> None:
         room = KEEP_BYTES
-        for _, keeper in self._keepers.values():
+        for _, keeper in tuple(self._keepers.values()):
             room = keeper.end(room)
 
 

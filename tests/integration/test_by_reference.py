@@ -398,12 +398,12 @@ def test_what_workers_cannot_store_or_fetch_goes_by_the_driver(
 
 def test_a_full_server_is_no_failure_of_tasks(tmp_path: Path) -> None:
     with (
-        ssdag.Orchestrator(memory_limit_bytes=3 << 20) as db,
+        ssdag.Orchestrator(memory_limit_bytes=16 << 20) as db,
         load(db, pilot(tmp_path)) as engine,
     ):
-        futures = [engine.submit(bodies.make, N) for _ in range(6)]
+        futures = [engine.submit(bodies.make, N) for _ in range(24)]
         sums = [engine.submit(bodies.total, future) for future in futures]
-        assert [future.result() for future in sums] == [N] * 6
+        assert [future.result() for future in sums] == [N] * 24
         assert {type(f._result) for f in futures} == {StoredValue, np.ndarray}
 
 

@@ -254,6 +254,22 @@ def test_a_server_that_stands_still_for_a_moment_loses_nothing(tmp_path: Path, m
     assert made.result()[0] == 1.0
 
 
+def test_a_server_that_stands_still_does_not_keep_an_engine_from_its_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ssdag.dataflow.values.PATIENCE_S", 0.5)
+    with load(None, LocalExecutor(1)) as engine:
+        db = ssdag.Orchestrator()  # it ends with the engine
+        made, gone = (local_app(bodies.make, db)(N) for _ in range(2))
+        engine.wait()
+        assert db.pid is not None
+        os.kill(db.pid, signal.SIGSTOP)
+        del gone
+    assert "has not answered" in caplog.text
+    with pytest.raises(ssdag.LostValueError, match="gone with its engine"):
+        made.result()
+
+
 def test_a_worker_that_is_killed_while_it_holds_a_value_costs_a_retry(
     folder: DirectoryConnector, tmp_path: Path
 ) -> None:
