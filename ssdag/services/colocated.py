@@ -11,32 +11,35 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ssdag.client.address import Address
 from ssdag.errors import ConfigError, SsdagError, StoreError, UnsupportedError
-from ssdag.services.admin import ask, info
 from ssdag.services.colocated_client import ColocatedReference
 from ssdag.services.folder import interface_address
 from ssdag.services.lifeline import Lifeline
 from ssdag.services.network import LOOPBACK
 from ssdag.services.node_facts import node_name
+from ssdag.services.node_place import NodePlace
 from ssdag.services.node_server import NodeServer
 from ssdag.services.on_nodes import find_places
 from ssdag.services.onward import recipe
+from ssdag.services.options import check_option
 from ssdag.services.orchestrator import Orchestrator
 from ssdag.services.places import ServerRequest
-from ssdag.services.remote import NodePlace
-from ssdag.services.server import how_ended
+from ssdag.services.server import how_ended, quote
 from ssdag.services.store_service import Loss
+from ssdag.services.telemetry import sample_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ssdag.client.client import Client
     from ssdag.services.places import PlacedServer
+    from ssdag.services.telemetry import Sample
 
 _log = logging.getLogger("ssdag")
 
+#: How long a server may take to say how it is, and to take an option.
 _PROBE_S = 0.5
+_ASK_S = 5.0
 _MOST_STARTERS = 32
 _ALL_SLOTS = (0, 16383)
 #: What a server beside tasks cannot have, and why.
@@ -268,22 +271,53 @@ class ColocatedOrchestrator(Orchestrator):
         for beside in self._beside:
             beside.place.close()
 
+    # -- telling and measuring ---------------------------------------------------------
+
+    def _all_say(self, words: Sequence[bytes], timeout_s: float) -> list[str | SsdagError]:
+        """Send all servers that run one command; return the answer of each, "" of the others."""
+        said: dict[NodeServer, str | SsdagError] = {}
+
+        def ask(beside: NodeServer) -> None:
+            said[beside] = beside.ask(words, timeout_s) if beside.alive else ""
+
+        self._each(ask)
+        return [said[beside] for beside in self._beside]
+
+    def set_db_conf(self, key: str, value: str | int) -> None:
+        """Set an option of all servers; see :meth:`Orchestrator.set_db_conf`.
+
+        Those that workers of a pilot have started are not told.
+        """
+        check_option(key, value)
+        self.start()
+        line = [b"CONFIG", b"SET", key.encode(), str(value).encode()]
+        for answer in self._all_say(line, _ASK_S):
+            if isinstance(answer, ConfigError):
+                raise ConfigError(f"{self.name!r}: {key}={value!r} is refused: {answer}")
+            if isinstance(answer, SsdagError):
+                raise answer
+        for beside in self._beside:
+            beside.remember(f"{key} {quote(str(value))}")
+
+    def _sample(self) -> list[Sample]:
+        said = self._all_say([b"INFO"], _PROBE_S)
+        now = time.time()
+        return [
+            sample_of(now, i, f"{b.node}:{b.ways[1]}", [a.encode()] if isinstance(a, str) else a)
+            for i, (b, a) in enumerate(zip(self._beside, said, strict=True))
+        ]
+
     def _probe(self) -> dict[str, Any]:
-        facts: dict[str, Any] = {
+        samples = self._sample()
+        silent = [s.address for s, b in zip(samples, self._beside, strict=True) if not s.answers]
+        if silent:
+            raise StoreError(f"{self.name!r}: no answer from {', '.join(silent)}")
+        return {
             "servers": [
                 {"node": b.node, "pid": b.server.pid if b.server else 0, "alive": b.alive}
                 for b in self._beside
             ],
             "elsewhere": self._elsewhere(),
+            "memory_bytes": sum(s.memory_bytes for s in samples),
+            "clients": sum(s.clients for s in samples),
         }
-        here = next((b for b in self._beside if b.node == node_name() and b.alive), None)
-        if here is not None and here.server is not None:
-            where = Address.parse(here.ways[1])
-            (answer,) = ask([where], [[b"INFO"]], self._plan.login, _PROBE_S)
-            if isinstance(answer, SsdagError):
-                raise StoreError(f"{self.name!r}: {answer}") from answer
-            said = info(answer[0])
-            facts["address"] = here.ways[1]
-            facts["memory_bytes"] = int(said.get("used_memory", 0))
-            facts["clients"] = int(said.get("connected_clients", 0))
-        return facts

@@ -15,6 +15,7 @@ look      paths: {path: sha256}                ``looked``: paths that are not se
 start     id, request, cpus, folder            ``started`` with facts, or ``failed``
 end       id, grace_s                          ``ended``, as if it had ended by itself
 log       id                                   ``log``, ``text``: the last lines
+tell      id, seq, words, timeout_s            ``told`` with the same seq: text, refused, lost
 clear     id                                   ``cleared``: its files are removed
 follow    pid, lifeline, leaves                (``failed``) lives with a process, see below
 ping                                           ``pong``
@@ -53,8 +54,10 @@ import tempfile
 import threading
 from typing import TYPE_CHECKING, Any
 
+from ssdag.client.address import Address
 from ssdag.errors import ServiceStartError, SsdagError
 from ssdag.launchers.world import RANK_VARIABLES
+from ssdag.services.admin import ask
 from ssdag.services.beside import bind, make_folder, prepared
 from ssdag.services.lifeline import hold_on
 from ssdag.services.node_facts import addresses_here, machine, node_name
@@ -137,6 +140,7 @@ class Keeper:
             "start": self._start,
             "end": self._end,
             "log": self._log,
+            "tell": self._tell,
             "clear": self._clear,
             "follow": self._follow,
             "ping": lambda _: self.say(pong=True),
@@ -304,6 +308,30 @@ class Keeper:
         kept = self._kept.get(order["id"])
         server = None if kept is None else kept.server
         self.say(log=order["id"], text="" if server is None else server.log_tail())
+
+    def _tell(self, order: dict[str, Any]) -> None:
+        threading.Thread(
+            target=self._ask, args=(order,), name="ssdag-keeper-ask", daemon=True
+        ).start()
+
+    def _ask(self, order: dict[str, Any]) -> None:
+        """Send a server a command and report its answer; in a thread of its own."""
+        kept = self._kept.get(order["id"])
+        text = refused = ""
+        lost = "it has ended"
+        if kept is not None and kept.server is not None:
+            where = Address.parse(kept.server.address_here)
+            line = [word.encode() for word in order["words"]]
+            (answer,) = ask([where], [line], kept.request.login, order["timeout_s"])
+            lost = str(answer) if isinstance(answer, SsdagError) else ""
+            reply = answer[0] if isinstance(answer, list) else b""
+            if isinstance(reply, Exception):
+                refused = str(reply)
+            elif isinstance(reply, bytes):
+                text = reply.decode("utf-8", "replace")
+            else:
+                text = str(reply)
+        self.say(told=order["id"], seq=order["seq"], text=text, refused=refused, lost=lost)
 
     def _clear(self, order: dict[str, Any]) -> None:
         kept = self._kept.pop(order["id"], None)

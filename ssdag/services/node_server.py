@@ -8,11 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssdag.errors import ServiceStartError
+from ssdag.client.address import Address
+from ssdag.errors import ConfigError, ServiceStartError, SsdagError
+from ssdag.services.admin import ask
 from ssdag.services.beside import PASSWORD, bind, prepared
 from ssdag.services.folder import remove_folder, temporary_folder
 from ssdag.services.node_facts import node_name
-from ssdag.services.remote import NodePlace
+from ssdag.services.node_place import NodePlace
+from ssdag.services.remote import RemoteServer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,6 +104,29 @@ class NodeServer:
             self.server = self.place.start(request, cpus=self._cpus, beside=True)
         else:
             self._start_here(request)
+
+    def ask(self, words: Sequence[bytes], timeout_s: float) -> str | SsdagError:
+        """Send it one command, through its keeper if it is elsewhere; return its answer.
+
+        Returns
+        -------
+        str or SsdagError
+            The answer; ConfigError with the server's words if it refuses, StoreError if
+            none comes.
+        """
+        if isinstance(self.server, RemoteServer):
+            return self.server.ask_there(words, timeout_s)
+        where = Address.parse(self.ways[1])
+        (answer,) = ask([where], [words], self._request.login, timeout_s)
+        if isinstance(answer, SsdagError):
+            return answer
+        if isinstance(answer[0], Exception):
+            return ConfigError(str(answer[0]))
+        return answer[0].decode("utf-8", "replace") if isinstance(answer[0], bytes) else ""
+
+    def remember(self, line: str) -> None:
+        """Have it know one more line of its configuration when it is started again."""
+        self._request = dataclasses.replace(self._request, lines=(*self._request.lines, line))
 
     def end(self) -> None:
         """End it and remove what it left."""

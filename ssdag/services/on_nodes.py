@@ -15,8 +15,8 @@ from ssdag.errors import ConfigError, ServiceStartError, UnsupportedError
 from ssdag.services.folder import temporary_folder
 from ssdag.services.network import choose_addresses
 from ssdag.services.node_facts import addresses_here, machine
+from ssdag.services.node_place import NodePlace
 from ssdag.services.places import LocalPlace, Place
-from ssdag.services.remote import NodePlace, RemotePlace
 from ssdag.wire import guard
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from ssdag.launchers import Launcher
     from ssdag.providers.base import Provider
+    from ssdag.services.remote import RemotePlace
 
 _log = logging.getLogger("ssdag")
 

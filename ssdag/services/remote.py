@@ -10,13 +10,13 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
-from ssdag.errors import ServiceError, ServiceStartError
+from ssdag.errors import ConfigError, ServiceError, ServiceStartError, SsdagError, StoreError
 from ssdag.services.network import LOOPBACK
 from ssdag.services.node_facts import machine
 from ssdag.services.places import Place, PlacedServer, ServerRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from ssdag.services.launch import KeeperLaunch, Report
 
@@ -43,6 +43,7 @@ class RemoteServer(PlacedServer):
         self._over = threading.Event()
         self._cleared = threading.Event()
         self._told = threading.Condition()
+        self._questions: dict[int, tuple[list[Report], threading.Event]] = {}
         self._tails = 0
         self._code: int | None = None
         self._tail = ""
@@ -124,6 +125,47 @@ class RemoteServer(PlacedServer):
             if self._place.order(do="log", id=self._name):
                 self._told.wait_for(lambda: self._tails != seen, 1.0)
             return self._tail
+
+    def ask_there(self, words: Sequence[bytes], timeout_s: float) -> str | SsdagError:
+        """Have its keeper send it one command, where it cannot be reached from here.
+
+        Parameters
+        ----------
+        words : sequence of bytes
+            The command; its answer must be text.
+        timeout_s : float
+            How long that may take.
+
+        Returns
+        -------
+        str or SsdagError
+            The answer; ConfigError with the server's words if it refuses, StoreError if
+            none comes.
+        """
+        waiting = threading.Event()
+        seq = next(_numbers)
+        answers: list[Report] = []
+        self._questions[seq] = answers, waiting
+        try:
+            texts = [word.decode() for word in words]
+            sent = self._place.order(
+                do="tell", id=self._name, seq=seq, words=texts, timeout_s=timeout_s
+            )
+            if not sent or not waiting.wait(timeout_s + 1.0):
+                return StoreError(f"nothing is heard of the server on {self.hostname}")
+        finally:
+            del self._questions[seq]
+        report = answers[0]
+        if report["lost"]:
+            return StoreError(str(report["lost"]))
+        return ConfigError(str(report["refused"])) if report["refused"] else str(report["text"])
+
+    def answered(self, report: Report) -> None:
+        """Take the answer to a command."""
+        question = self._questions.get(report["seq"])
+        if question is not None:
+            question[0].append(report)
+            question[1].set()
 
     def end(self, grace_s: float) -> None:
         """Wait `grace_s` for its end, then have it killed."""
@@ -222,6 +264,8 @@ class RemotePlace(Place):
             servers[report["ended"]].ended(report["code"], report["text"])
         elif "log" in report and report["log"] in servers:
             servers[report["log"]].tell(report["text"])
+        elif "told" in report and report["told"] in servers:
+            servers[report["told"]].answered(report)
         elif "cleared" in report and report["cleared"] in servers:
             servers[report["cleared"]].cleared()
 
@@ -315,61 +359,3 @@ class RemotePlace(Place):
             self._closed = True
             outlives = any(s.outlives and s.running() for s in self._servers.values())
             self.launch.leave(outlives=outlives)
-
-
-class NodePlace(Place):
-    """A node whose keeper is launched again when it was lost, for the next server.
-
-    Parameters
-    ----------
-    first : RemotePlace
-        The keeper that is there.
-    open_again : callable
-        Launches another one.
-    """
-
-    def __init__(self, first: RemotePlace, open_again: Callable[[], RemotePlace]) -> None:
-        self._current = first
-        self._open_again = open_again
-        self._lock = threading.Lock()
-
-    def __repr__(self) -> str:
-        return f"<NodePlace {self.hostname} {self.address}>"
-
-    @property
-    def hostname(self) -> str:  # type: ignore[override]
-        """Name of the node."""
-        return self._current.hostname
-
-    @property
-    def address(self) -> str:
-        """Where servers there listen that others shall reach."""
-        return self._current.address
-
-    @property
-    def keeper(self) -> RemotePlace:
-        """The keeper that is there, or was last."""
-        return self._current
-
-    def start(
-        self,
-        request: ServerRequest,
-        *,
-        cpus: int | Sequence[int] | None = None,
-        folder_name: str | None = None,
-        beside: bool = False,
-    ) -> RemoteServer:
-        """Start a server on the node; see :meth:`RemotePlace.start`."""
-        with self._lock:
-            if self._current.is_lost:
-                lost, again = self._current, self._open_again()
-                again.address = lost.address
-                lost.close()
-                self._current = again
-            place = self._current
-        return place.start(request, cpus=cpus, folder_name=folder_name, beside=beside)
-
-    def close(self) -> None:
-        """Let the node go."""
-        with self._lock:
-            self._current.close()

@@ -86,13 +86,14 @@ def sample(servers: Sequence[PlacedServer], login: Login) -> list[Sample]:
     answers = ask(addresses, [[b"INFO"]], login, _ASK_S)
     now = time.time()
     said = {i: answer for (i, _), answer in zip(running, answers, strict=True)}
-    return [_sample(now, i, s.address_here, said.get(i)) for i, s in enumerate(servers)]
+    return [sample_of(now, i, s.address_here, said.get(i)) for i, s in enumerate(servers)]
 
 
-def _sample(
-    now: float, index: int, address: str, answer: list[Reply] | SsdagError | None
+def sample_of(
+    now: float, index: int, address: str, answer: Sequence[Reply] | SsdagError | None
 ) -> Sample:
-    facts = info(answer[0]) if isinstance(answer, list) else {}
+    """Return what a server's answer to ``INFO`` says; see :class:`Sample`."""
+    facts = {} if answer is None or isinstance(answer, SsdagError) else info(answer[0])
     if not facts:
         return Sample(now, index, address)
 

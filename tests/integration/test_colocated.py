@@ -78,6 +78,10 @@ def test_on_one_machine() -> None:
         assert psutil.Process(db.pid).cpu_affinity() == [max(os.sched_getaffinity(0))]
         assert db.health().ok
         assert db.health().facts["servers"][0]["alive"]
+        db.set_db_conf("maxmemory", "64mb")
+        assert db.telemetry()[0].memory_limit_bytes == 64 << 20
+        with pytest.raises(ConfigError, match="maxmemory='much' is refused"):
+            db.set_db_conf("maxmemory", "much")
         folder = Path(db.password_file).parent
         assert folder.stat().st_mode & 0o777 == 0o700
         code = "from ssdag.client import Client; print(Client().get_tensor('u1').sum())"
@@ -137,6 +141,13 @@ def test_a_server_on_each_node_reached_only_there(slurm: SlurmCluster, job: str)
         assert len(steps(slurm, job)) == 2
         for pid in db.pids:
             assert psutil.Process(pid).cpu_affinity() == [max(os.sched_getaffinity(0))]
+        # Also what is asked of all goes through their keepers.
+        assert [sample.keys for sample in db.telemetry()] == [2, 2]
+        db.set_db_conf("maxmemory", "64mb")
+        assert [sample.memory_limit_bytes for sample in db.telemetry()] == [64 << 20] * 2
+        with pytest.raises(ConfigError, match="maxmemory='much' is refused"):
+            db.set_db_conf("maxmemory", "much")
+        assert db.health().ok
         # The driver is on no node of the job.
         with pytest.raises(StoreError, match=r"no server on .*; it has on n1, n2"):
             db.client().get_tensor("u0")
@@ -159,6 +170,7 @@ def test_a_lost_server_of_a_node_comes_back_and_the_other_goes_on(
     with Orchestrator(colocated=True, restart=1) as db:
         assert isinstance(db, ColocatedOrchestrator)
         first, second = db.pids
+        db.set_db_conf("maxmemory", "64mb")
         addresses = db._reference
         victim = psutil.Process(second)
         if who == "keeper":
@@ -168,6 +180,8 @@ def test_a_lost_server_of_a_node_comes_back_and_the_other_goes_on(
         victim.kill()
         wait_until(lambda: db.is_active() and db.pids[1] != second, DEADLINE_S, "it is back")
         assert db.pids[0] == first
+        # What was set is set there again.
+        assert {sample.memory_limit_bytes for sample in db.telemetry()} == {64 << 20}
         assert db._reference == addresses
         for beside in db._beside:
             _, address, password_file = beside.ways

@@ -28,7 +28,7 @@ from tests.integration.slurm_jobs import DEADLINE_S, allocation, steps
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ssdag.services.remote import NodePlace
+    from ssdag.services.node_place import NodePlace
     from tests.clusters.cluster import SlurmCluster
 
 PASSWORD = secrets.token_hex(16)
