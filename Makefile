@@ -44,6 +44,7 @@ check: $(STAMPS)/test  ## ruff, mypy --strict and the layers of the architecture
 bench: $(STAMPS)/bench  ## measure against Parsl, Ray, Dask and others, rewrite docs page and README (ARGS=--quick: print only)
 	$(BIN)/python -m benchmarks $(ARGS)
 	$(BIN)/python -m benchmarks.tensors $(filter --quick,$(ARGS))
+	$(BIN)/python -m benchmarks.data $(filter --quick,$(ARGS))
 	$(BIN)/python -m benchmarks.pilot $(filter --quick,$(ARGS))
 	$(BIN)/python -m benchmarks.report
 

@@ -102,7 +102,7 @@ def section(results: Path) -> str:
     engine = results / "engine.json"
     if engine.exists():
         lines += ["## Engine", "", *engine_section(Run.read(engine))]
-    for name, heading in (("tensors", "Tensors"), ("pilot", "Pilot")):
+    for name, heading in (("tensors", "Tensors"), ("data", "Data"), ("pilot", "Pilot")):
         path = results / f"{name}.json"
         if path.exists():
             data = json.loads(path.read_text(encoding="utf-8"))
