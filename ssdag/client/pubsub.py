@@ -106,6 +106,7 @@ class Subscription:
         self._delay_s = _FIRST_DELAY_S
         self._next_s = 0.0
         self._error: StoreError | None = None
+        self._pid = os.getpid()
         self._closed = self._cancelled = False
         self._reading = threading.Lock()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -216,6 +217,8 @@ class Subscription:
     def _wait(self, timeout_s: float | None, *, confirmed: bool = False) -> bool:
         """Wait until there is a message, or all is subscribed to; False if the time is over."""
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
+        if self._pid != os.getpid():
+            raise StoreError(f"{self!r} is that of the parent process; subscribe anew")
         with self._reading:
             while True:
                 if self._closed:

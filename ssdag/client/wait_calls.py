@@ -90,7 +90,8 @@ class WaitCalls(DatasetCalls, TensorCalls):
             How long to wait at most; None for ever.
         compare : {">=", "==", "<="}
             How the list's length shall compare with `length`. A length that the list
-            has for a moment only may be missed.
+            has for a moment only may be missed; so is the end of all lists by
+            :meth:`flush_db`, of which the server tells nobody.
 
         Raises
         ------

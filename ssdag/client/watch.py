@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssdag.client.looking import Looking, fail
 from ssdag.client.slots import slot_of
+from ssdag.client.waiting import Waiting
 from ssdag.client.watch_nodes import Nodes
 from ssdag.errors import SsdagError, StoreError, WouldDeadlockError
 from ssdag.futures import WAIT_GUARD, DataFuture
@@ -135,6 +136,12 @@ class Watcher(Looking):
                 for watch in self._waiting.at(look):
                     self._forget(watch.future)
                     fail(watch.future, error)
+
+    def disown(self) -> None:
+        """In a forked child: leave threads, locks and connections to the parent."""
+        self._waiting = Waiting()
+        self._thread = None
+        self._error = StoreError("this future is that of the parent process")
 
     # -- the thread ------------------------------------------------------------------
 

@@ -39,6 +39,8 @@ def _after_fork() -> None:
     # The threads are the parent's; the child starts its own.
     global _registry_lock
     _registry_lock = threading.Lock()
+    for watcher in _registry.values():
+        watcher.disown()
     _registry.clear()
 
 

@@ -278,6 +278,18 @@ def test_not_allowed_to_listen(db: Orchestrator) -> None:
         assert isinstance(future.exception(20), StoreError)
 
 
+def test_ctrl_c(db: Orchestrator) -> None:
+    client = db.client()
+    for _ in range(3):
+        timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            client.wait_tensor("never", 20)
+        timer.join()
+    client.put_tensor("never", [1])
+    client.wait_tensor("never", 20)
+
+
 def test_after_a_fork(db: Orchestrator) -> None:
     """A child waits with a thread and connections of its own."""
     client = db.client()
@@ -285,6 +297,7 @@ def test_after_a_fork(db: Orchestrator) -> None:
     ready = db.tensor("ready")
     client.put_tensor("ready", [1])
     ready.exception(20)
+    messages = client.subscribe("channel")
     with warnings.catch_warnings():
         # Python 3.12 warns of a fork beside threads, which is what is tested here.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -293,11 +306,18 @@ def test_after_a_fork(db: Orchestrator) -> None:
         code = 1
         try:
             client.wait_tensor("both", 20)
+            client.tensor_future("both").result(20)
+            waiting.cancel()
+            with pytest.raises(StoreError, match="parent"):
+                messages.get(0)
             code = 0
         finally:
             os._exit(code)
     client.put_tensor("both", [1])
     assert waiting.exception(20) is None
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    client.publish("channel", "x")
+    assert messages.get(20).data == b"x"
+    messages.close()
     close_watcher(client, OVER)
     assert watcher_for(client).waiting == 0
