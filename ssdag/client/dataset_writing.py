@@ -114,13 +114,13 @@ def _put_large(
             # None of them may go before the renames: a transaction is not undone.
             _, there_are = watch.look((b"WATCH", *keys), (b"EXISTS", *keys))
             done = watch.transaction(lines, ignored=1) if there_are == len(keys) else None
-    except ReplyError:
+        if done is None:
+            raise gone(f"put of a dataset of {sum(a.nbytes for a in arrays.values())} bytes")
+    except (ReplyError, StoreError):
         if connection.owed == 0:
             connection.send(command(b"UNLINK", *keys))
             connection.replies(1)
         raise
-    if done is None:
-        raise gone(f"put of a dataset of {sum(a.nbytes for a in arrays.values())} bytes")
     return done
 
 

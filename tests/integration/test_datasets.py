@@ -297,6 +297,7 @@ def test_large_one_loses_a_part(client: Client, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(StoreError, match="dropped parts of it"):
         client.put_dataset(example())
     same(client.get_dataset("d"), Dataset("d", {"u": [1]}))
+    assert len(client.redis.keys()) == 2
 
 
 def test_out_of_memory(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
