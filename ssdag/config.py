@@ -52,7 +52,9 @@ class Config:
     store : Connector, Orchestrator, str or path, optional
         Where large results and arguments go that do not fit through memory of this
         machine: they then travel by name, past the driver. A text is the address of a
-        server, or a folder that all workers see. None: they go by the driver.
+        server, or a folder that all workers see. None: shared memory where executors
+        have all workers on this machine, else by the driver. False: by the driver,
+        whatever apps say.
     by_reference_bytes : int, optional
         Values of this many bytes or more go there; the default is 256 KiB.
 
@@ -102,7 +104,8 @@ class Config:
         check_seconds("retry_backoff_s", self.retry_backoff_s)
         if self.checkpoint is not None and not isinstance(self.checkpoint, (str, os.PathLike)):
             raise ConfigError(f"checkpoint={self.checkpoint!r}: a path is needed")
-        check_store(self.store)
+        if self.store is not False:
+            check_store(self.store)
         size = self.by_reference_bytes
         if isinstance(size, bool) or not isinstance(size, int) or size < 4096:
             raise ConfigError(f"by_reference_bytes={size!r}: an int of at least 4096 is needed")

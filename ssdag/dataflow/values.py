@@ -57,7 +57,7 @@ class Values:
     engine : Engine
         Whose they are.
     store : object
-        What its configuration says; None for no store.
+        What its configuration says; None for no store, False for never.
     threshold : int
         Bytes from which a value is large.
     """
@@ -90,7 +90,7 @@ class Values:
         ConfigError, SsdagError
             The store is none, or does not start.
         """
-        if app.kind != "python" or app.store is False or app.keeper is not None:
+        if app.kind != "python" or app.keeper is not None or False in (app.store, self._store):
             return app
         store = self._default() if app.store is None else app.store
         if store is None:
@@ -190,7 +190,8 @@ class Values:
                 if value.elsewhere is None or value.elsewhere.place is not keeper.place:
                     value.elsewhere = keeper.put(Packed(*value.pieces()))
                 return value.elsewhere
-            return keeper.put(pack(value))
+            packed = pack(value)  # which may be small: a recipe for a large array, say
+            return keeper.put(packed) if packed.nbytes >= self._threshold else value
 
         with LOCK:
             args, kwargs = task.args, task.kwargs
@@ -206,7 +207,7 @@ class Values:
         """Store a value for tasks; see :meth:`Engine.put`."""
         name = f"{type(value).__name__} {secrets.token_hex(4)}"
         store = self._default()
-        if store is not None and not is_light(value, self._threshold):
+        if store not in (None, False) and not is_light(value, self._threshold):
             packed = pack(value)
             if packed.nbytes >= self._threshold:
                 value = self.keeper(store).put(packed)

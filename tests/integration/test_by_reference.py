@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import ssdag
+from ssdag.cli.plan.recording import record
 from ssdag.connectors.directory import DirectoryConnector
 from ssdag.connectors.stored import StoredValue
 from ssdag.executors import FuturesExecutor, LocalExecutor, PilotExecutor, ThreadExecutor
@@ -261,6 +262,40 @@ def test_an_app_may_refuse_the_store(folder: DirectoryConnector) -> None:
         assert made.result()[0] == 1.0
         assert type(made._result) is np.ndarray
         assert not stored(folder)
+    with load(False, FuturesExecutor(lambda: cf.ProcessPoolExecutor(1))):
+        made = ssdag.python_app(store=folder)(bodies.make)(N)
+        assert made.result()[0] == 1.0
+        assert type(made._result) is np.ndarray
+        assert not stored(folder)
+
+
+class Recipe:
+    """Says that it is large, and is not."""
+
+    nbytes = 1 << 40
+
+
+def test_what_only_says_that_it_is_large_is_not_stored(folder: DirectoryConnector) -> None:
+    with load(folder, FuturesExecutor(lambda: cf.ProcessPoolExecutor(1))) as engine:
+        assert engine.submit(type, Recipe()).result() is Recipe
+        assert not stored(folder)
+
+
+SCRIPT = """
+import ssdag
+db = ssdag.Orchestrator()
+make = ssdag.python_app(store=db)(lambda n: [n])
+with ssdag.load(ssdag.Config(store=db)) as engine:
+    make(3).result()
+"""
+
+
+def test_a_plan_needs_no_store(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    found = record(script, [], ssdag.Config())
+    assert found.ended == ""
+    assert [planned.app for planned in found.executors[0].planned] == ["<lambda>"]
 
 
 def test_pools_of_others_use_the_store(folder: DirectoryConnector) -> None:

@@ -200,8 +200,9 @@ def record(script: Path, arguments: Sequence[str], config: Config) -> Recording:
         real = tuple(wanted.executors) or (LocalExecutor(),)
         made = [RecordingExecutor(executor) for executor in real]
         recording.executors += made
-        # The user's checkpoint must not get values of a plan.
-        return replace(wanted, executors=made, checkpoint=None, listeners=(), retries=0)
+        # The user's checkpoint and store must not get values of a plan.
+        without: dict[str, Any] = {"checkpoint": None, "store": False, "listeners": ()}
+        return replace(wanted, executors=made, retries=0, **without)
 
     session.set_default_config(config)
     with (
