@@ -50,21 +50,16 @@ def put(i: int, db: Client) -> str:
     return os.environ["SLURMD_NODENAME"]
 
 
-@python_app
-def total(array: object) -> float:
-    return float(np.sum(array))  # type: ignore[call-overload]
-
-
 def test_a_cluster_on_the_nodes_with_tasks_beside_it(
     slurm: SlurmCluster, job: str, tmp_path: Path
 ) -> None:
     with ssdag.load(Config(executors=[AllocationExecutor()])):
-        db = Orchestrator(nodes=3)
+        db = Orchestrator(nodes=3, restart=1)
         # Each task takes all cores of a node: the servers keep none from them.
         futures = [put(i, db, resources=ssdag.Resources(cores=4)) for i in range(3)]
         assert set(ssdag.gather(futures)) == {"n1", "n2", "n3"}
         assert sorted(db.hosts) == ["n1", "n2", "n3"]
-        assert total(db.tensor("u2"), resources=ssdag.Resources(cores=1)).result() == 2000.0
+        assert db.tensor("u2").result(DEADLINE_S).sum() == 2000
         folder = Path(db.password_file).parent
         assert folder.parent == tmp_path / ".ssdag"
         assert (folder.stat().st_mode & 0o777, os.stat(db.password_file).st_mode & 0o777) == (
@@ -77,6 +72,17 @@ def test_a_cluster_on_the_nodes_with_tasks_beside_it(
             process = psutil.Process(pid)
             assert secret not in " ".join([*process.cmdline(), *process.environ().values()])
         assert len(steps(slurm, job)) == 3
+        # A node is lost, and with it what its server knew of the others.
+        keeper = psutil.Process(pids[1]).parent()
+        assert keeper is not None
+        keeper.kill()
+        wait_until(lambda: db.is_active() and db.pids[1] != pids[1], DEADLINE_S, "it is back")
+        client = db.client()
+        for i in range(30):
+            client.put_tensor(f"u{i}", np.full(3, i))
+        assert [client.get_tensor(f"u{i}")[0] for i in range(30)] == list(range(30))
+        assert db.losses[0].restarted
+        pids += db.pids
     assert not any(psutil.pid_exists(pid) for pid in pids)
     assert list(folder.parent.iterdir()) == []
     wait_until(lambda: not steps(slurm, job), DEADLINE_S, "the steps are over")
@@ -148,21 +154,6 @@ def _whole(db: Orchestrator, lost: list[PlacedServer]) -> bool:
     pids = {server.pid for server in lost}
     renewed = sum(pid not in pids for pid in db.pids)
     return db.is_active() and renewed == 2 and counts[:3] == counts[3:]
-
-
-def test_a_lost_node_of_a_cluster_is_started_again(slurm: SlurmCluster, job: str) -> None:
-    """It comes back empty, without what the servers know of one another."""
-    with Orchestrator(nodes=3, restart=1) as db:
-        client = db.client()
-        pids = db.pids
-        keeper = psutil.Process(pids[1]).parent()
-        assert keeper is not None
-        keeper.kill()
-        wait_until(lambda: db.is_active() and db.pids[1] != pids[1], DEADLINE_S, "it is back")
-        for i in range(30):
-            client.put_tensor(f"u{i}", np.full(3, i))
-        assert [client.get_tensor(f"u{i}")[0] for i in range(30)] == list(range(30))
-        assert db.losses[0].restarted
 
 
 DRIVER = """

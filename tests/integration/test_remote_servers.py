@@ -214,7 +214,7 @@ def test_an_end_in_the_middle_of_a_start_leaves_nothing(
     (place,) = open_on("n2")
     place.keeper.launch.send(
         {"do": "start", "id": "x", "cpus": None, "folder": None,
-         "request": request_of(lines=("requirepass other",), start_timeout_s=1.5).plain()}
+         "request": request_of(lines=("requirepass other",), start_timeout_s=0.7).plain()}
     )  # fmt: skip
     place.close()
     wait_until(lambda: not steps(slurm, job), DEADLINE_S, "the step is over")
