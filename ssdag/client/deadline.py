@@ -31,14 +31,15 @@ class Deadline:
         """Whether it is over."""
         return self._at is not None and time.monotonic() >= self._at
 
-    def wait_s(self, client: ClientBase, most_s: float = _LOOK_AGAIN_S) -> float:
+    def wait_s(self, client: ClientBase) -> float:
         """Return how long one blocking command may take now: above 0, and not for ever."""
+        most_s = _LOOK_AGAIN_S
         if client._timeout_s is not None:
             most_s = min(most_s, client._timeout_s / 2)
         if self._at is not None:
             most_s = min(most_s, self._at - time.monotonic())
         return max(most_s, 0.001)
 
-    def wait_ms(self, client: ClientBase, most_s: float = _LOOK_AGAIN_S) -> bytes:
+    def wait_ms(self, client: ClientBase) -> bytes:
         """Return the same in milliseconds, as a word of a command."""
-        return b"%d" % max(int(self.wait_s(client, most_s) * 1000), 1)
+        return b"%d" % max(int(self.wait_s(client) * 1000), 1)

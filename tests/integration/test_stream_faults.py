@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from ssdag.client import Client
+from ssdag.client import Client, deadline, stream_reader
 from ssdag.errors import DataError, DataTimeoutError, MissingDataError, StoreError
 from ssdag.services.orchestrator import Orchestrator
 from tests.conftest import wait_until
@@ -37,6 +37,13 @@ PAYLOADS = "{u}:stream:*:*"
 def db() -> Iterator[Orchestrator]:
     with Orchestrator() as service:
         yield service
+
+
+@pytest.fixture(autouse=True)
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits looks again after a short time, so that tests need not wait for that."""
+    monkeypatch.setattr(stream_reader, "_LOOK_S", 0.1)
+    monkeypatch.setattr(deadline, "_LOOK_AGAIN_S", 0.1)
 
 
 @pytest.fixture
@@ -294,6 +301,41 @@ def test_connections_that_break_again_and_again(
             finally:
                 stop.set()
                 cutter.result(20)
+
+
+def test_interrupted_read_and_append(client: Client) -> None:
+    """Ctrl-C while they wait: they end at once, and nothing is lost or there twice."""
+    full = client.stream("full", capacity=1)
+    full.append(0)
+    stream = client.stream("u")
+    with stream.reader(timeout_s=20) as reader:
+        for waits in (reader.read, lambda: full.append(1)):
+            with pytest.raises(KeyboardInterrupt), interrupted(client):
+                waits()
+        stream.append(5)
+        assert next(reader) == 5
+    assert numbers(full, 1) == [0]
+    full.append(2)
+    full.end()
+    assert numbers(full) == [2]
+
+
+@contextlib.contextmanager
+def interrupted(client: Client) -> Iterator[None]:
+    """Send Ctrl-C to this process once a command of it waits in the server."""
+    main = threading.get_ident()
+
+    def interrupt() -> None:
+        with client.clone() as look:
+            wait_until(lambda: b" flags=b" in look.call("CLIENT", "LIST"), what="it waits")
+        signal.pthread_kill(main, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 # -- servers --------------------------------------------------------------------------
