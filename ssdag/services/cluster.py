@@ -111,7 +111,7 @@ def form(
     _settle(servers, login)
 
 
-def let_copy(server: Address, login: Login) -> None:
+def let_copy(server: Address, login: Login, copier: Login) -> None:
     """Tell a server how to log in at the one that it is, or will be, a copy of.
 
     Raises
@@ -119,9 +119,10 @@ def let_copy(server: Address, login: Login) -> None:
     ServiceStartError
         It does not answer.
     """
-    lines = [[b"CONFIG", b"SET", b"masterauth", login.password.encode()]]
-    if login.user != "default":
-        lines.append([b"CONFIG", b"SET", b"masteruser", login.user.encode()])
+    lines = [
+        [b"CONFIG", b"SET", b"masteruser", copier.user.encode()],
+        [b"CONFIG", b"SET", b"masterauth", copier.password.encode()],
+    ]
     _all(ask([server], lines, login, _ASK_S))
 
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from ssdag.client.address import Address
 from ssdag.errors import ServiceStartError, SsdagError
 from ssdag.services import cluster
-from ssdag.services.admin import ask
+from ssdag.services.admin import Login, ask
 from ssdag.services.newcomer import introduce
+from ssdag.services.options import COPIER, copier_password
 from ssdag.services.places import Place, PlacedServer, ServerRequest
 from ssdag.services.plan import Member, Plan, members_of
 
@@ -171,7 +172,8 @@ class Deployment:
         member.server = member.place.start(request)
         if self.plan.replicas:
             # By a command and not in the file, which holds no password.
-            cluster.let_copy(member.address, self.plan.login)
+            copier = Login(copier_password(self.plan.password), COPIER)
+            cluster.let_copy(member.address, self.plan.login, copier)
 
     def _supervise(self, member: Member, on_end: EndCallback) -> None:
         server = member.server

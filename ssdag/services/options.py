@@ -32,11 +32,17 @@ EVICTIONS = (
 #: The user for ourselves where everybody may come in without a password.
 ADMIN = "ssdag"
 
+#: The user as whom copies log in at what they copy. Every client can read that password
+#: from the server's configuration, so it opens nothing else.
+COPIER = "ssdag-copy"
+_COPIER_MAY = "-@all +psync +replconf +ping"
+
 #: What nobody may do who came in without a password: load code, reach other servers,
-#: or end this one.
+#: change options, take the cluster apart, or end the server.
 _NOT_OPEN = (
     "-module -debug -replicaof -slaveof -failover -acl -shutdown -migrate -psync -sync "
-    "-monitor -bgrewriteaof -swapdb"
+    "-monitor -bgrewriteaof -swapdb -config +config|get -cluster +cluster|slots +cluster|info "
+    "+cluster|nodes +cluster|myid +cluster|keyslot +cluster|countkeysinslot +cluster|shards"
 )
 
 
@@ -79,7 +85,9 @@ class ServerOptions:
         """Whether the servers fork to store their data."""
         return self.persistence is not None
 
-    def lines(self, password: str, *, shards: int, replicas: int) -> tuple[str, ...]:
+    def lines(
+        self, password: str, *, shards: int, replicas: int, network: bool = False
+    ) -> tuple[str, ...]:
         """Return the lines of a configuration file that hold on all nodes.
 
         They hold only the hash of the password.
@@ -90,12 +98,14 @@ class ServerOptions:
             Of the default user, or with `open_access` of our own.
         shards, replicas : int
             How many there are, and how many copies of each.
+        network : bool
+            Whether others than this machine shall reach them.
         """
         largest = self.max_message_bytes or _LARGEST_VALUE
         digest = hashlib.sha256(password.encode()).hexdigest()
         lines = [
-            # Without a password the server's own protection would allow loopback only.
-            f"protected-mode {'no' if self.open_access else 'yes'}",
+            # Without a password the server's own protection allows loopback only.
+            f"protected-mode {'no' if self.open_access and network else 'yes'}",
             'save ""' if self.persistence != "rdb" else "save 60 1",
             f"appendonly {'yes' if self.persistence == 'aof' else 'no'}",
             f"notify-keyspace-events {EVENTS}",
@@ -125,7 +135,9 @@ class ServerOptions:
                 "cluster-allow-replica-migration no",
             ]
         if replicas:
+            digest = hashlib.sha256(copier_password(password).encode()).hexdigest()
             lines += [
+                f"user {COPIER} on #{digest} {_COPIER_MAY}",
                 "repl-diskless-sync yes",
                 "repl-diskless-sync-delay 0",
                 "repl-backlog-size 64mb",
@@ -134,6 +146,11 @@ class ServerOptions:
             ]
         lines += [f"{key} {value}" for key, value in self.config.items()]
         return tuple(lines)
+
+
+def copier_password(password: str) -> str:
+    """Return the password of the user as whom copies log in; it tells nothing of the other."""
+    return hashlib.sha256(f"{COPIER} {password}".encode()).hexdigest()
 
 
 def check_option(key: str, value: str | int) -> None:

@@ -123,7 +123,12 @@ def members_of(plan: Plan, places: Sequence[Place], folder: Path) -> list[Member
             own = str(folder if alone else folder / str(index))
         request = ServerRequest(
             name=plan.name if count == 1 else f"{plan.name} shard {index}",
-            lines=plan.options.lines(plan.password, shards=plan.shards, replicas=plan.replicas),
+            lines=plan.options.lines(
+                plan.password,
+                shards=plan.shards,
+                replicas=plan.replicas,
+                network=bool(plan.interface) or not isinstance(place, LocalPlace),
+            ),
             user=plan.login.user,
             password=plan.password,
             program=plan.program,

@@ -164,12 +164,14 @@ def test_open_access(server: str | None, caplog: pytest.LogCaptureFixture) -> No
         port = db.ports[0]
         with redis.Redis(port=port) as plain:
             assert plain.exists("a")
-            assert plain.config_get("maxclients")
+            assert plain.config_get("protected-mode")["protected-mode"] == "yes"
             assert plain.info()
             for forbidden in (
                 "SHUTDOWN NOSAVE",
                 "REPLICAOF 127.0.0.1 1",
                 "ACL LIST",
+                "CONFIG SET dir /",
+                "CLUSTER RESET",
                 "MODULE LIST",
             ):
                 with pytest.raises(redis.exceptions.NoPermissionError):
@@ -197,6 +199,10 @@ def test_open_cluster_whose_copy_takes_over_by_itself() -> None:
         finally:
             os.kill(hung, signal.SIGCONT)
         with redis.Redis(port=db.ports[1]) as old:
+            shown = old.config_get("masterauth")["masterauth"]
+            copier = redis.Redis(port=db.ports[2], username="ssdag-copy", password=shown)
+            with copier, pytest.raises(redis.exceptions.NoPermissionError):
+                copier.get("c")
             wait_until(lambda: old.role()[0] == b"slave" and old.role()[3] == b"connected", 20)
         os.kill(copy, signal.SIGKILL)
         assert client.get_tensor("c")[0] == 2
@@ -228,6 +234,18 @@ def test_interface() -> None:
             assert bound == {host}
         with pytest.raises(StoreError):
             Client(db.address, password="wrong").ping()
+
+
+@pytest.mark.skipif(outer_address() is None, reason="no network but loopback")
+def test_open_access_on_a_network() -> None:
+    host = outer_address()
+    assert host is not None
+    with (
+        Orchestrator(interface=host, open_access=True) as db,
+        redis.Redis(host, db.ports[0]) as plain,
+    ):
+        plain.ping()
+        assert plain.config_get("protected-mode")["protected-mode"] == "no"
 
 
 def test_no_such_interface() -> None:
