@@ -17,6 +17,7 @@ import importlib
 import math
 import os
 import shutil
+import stat
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -79,7 +80,7 @@ class AdiosConnector(DirectoryConnector):
         super().__init__(path, scope=scope, trusted=trusted)
 
     def _make_parts(self) -> Parts:
-        return _Values(self._path)
+        return _Values(self._path, private=not self._trusted)
 
     def _is_value(self, entry: os.DirEntry[str]) -> bool:
         return entry.is_symlink()
@@ -104,17 +105,17 @@ def _reopen(
 class _Values(Parts):
     """BP5 folders, and links that are their names."""
 
-    def __init__(self, folder: str) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: str, *, private: bool) -> None:
+        super().__init__(folder, private=private)
         self._values = os.path.join(folder, _VALUES)
         with contextlib.suppress(FileExistsError):
-            os.mkdir(self._values, 0o700)
+            os.mkdir(self._values, self._folder_mode)
 
     def publish(self, views: list[memoryview], give_name: Callable[[str], T]) -> T:
         """Write a BP5 folder, and have `give_name` publish it; return what that returns."""
         part = self.name()
         whole = os.path.join(self._values, os.path.basename(part) + ".bp")
-        os.mkdir(part, 0o700)
+        os.mkdir(part, self._folder_mode)
         fd = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             with contextlib.suppress(OSError):  # not every file system has locks
@@ -196,11 +197,12 @@ class _Values(Parts):
 
     # -- BP5 -------------------------------------------------------------------------
 
-    def size(self, path: str) -> int | None:
-        """Return the bytes of a value; None if what has the name is no link."""
-        os.lstat(path)
-        if not os.path.islink(path):
-            return None
+    def has(self, path: str) -> bool:
+        """Return whether what has the name is a link."""
+        return stat.S_ISLNK(os.lstat(path).st_mode)
+
+    def size(self, path: str) -> int:
+        """Return the bytes of a value."""
         return self._opened(path, lambda file: len(_header(file)) + _data_bytes(file))
 
     def load(self, path: str, *, local: bool) -> memoryview:

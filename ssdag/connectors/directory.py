@@ -55,8 +55,9 @@ class DirectoryConnector(Connector):
         Wait until the disk has a value (fsync) before it is published, so that it
         survives a crash of the machine.
     trusted : bool
-        Also use a folder of another user, or one where everybody may write. Values may
-        be pickles, and who can write them can run programs as you.
+        Also use a folder of another user, or one where everybody may write; files get
+        the permissions that the umask leaves. Values may be pickles, and who can write
+        them can run programs as you.
 
     Raises
     ------
@@ -105,7 +106,7 @@ class DirectoryConnector(Connector):
         self._parts.sweep()
 
     def _make_parts(self) -> Parts:
-        return Parts(self._path, durable=self._durable)
+        return Parts(self._path, durable=self._durable, private=not self._trusted)
 
     def _check_owner(self) -> None:
         found = os.stat(self._path)
@@ -137,6 +138,9 @@ class DirectoryConnector(Connector):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self._path, self._scope, self._durable, self._trusted, machine())
+
+    def __ssdag_hash__(self) -> bytes:
+        return f"{self.kind} {self._path}".encode(errors="surrogateescape")
 
     # -- writing ---------------------------------------------------------------------
 
@@ -229,7 +233,7 @@ class DirectoryConnector(Connector):
     def exists(self, key: str) -> bool:
         """Return whether there is a value."""
         try:
-            return self._parts.size(self._file(key)) is not None
+            return self._parts.has(self._file(key))
         except FileNotFoundError as error:
             self._check_folder(error)
             return False
@@ -239,14 +243,11 @@ class DirectoryConnector(Connector):
     def size(self, key: str) -> int:
         """Return the bytes of a value."""
         try:
-            size = self._parts.size(self._file(key))
+            return self._parts.size(self._file(key))
         except FileNotFoundError as error:
             self._absent(key, error)
         except OSError as error:
             self._fail(f"look for {key!r}", error)
-        if size is None:
-            raise missing(key, self)
-        return size
 
     def keys(self, pattern: str = "*") -> list[str]:
         """Return the keys that match a shell pattern, sorted."""

@@ -38,6 +38,8 @@ class Parts:
         The folder.
     durable : bool
         Whether the disk must have a file before it is published.
+    private : bool
+        Whether nobody else may read the files, whatever the umask says.
 
     Raises
     ------
@@ -45,12 +47,14 @@ class Parts:
         Nothing can be written there.
     """
 
-    def __init__(self, folder: str, *, durable: bool = False) -> None:
+    def __init__(self, folder: str, *, durable: bool = False, private: bool = True) -> None:
         self.folder = folder
         self._path = os.path.join(folder, PARTS)
         self._durable = durable
+        self._mode = 0o600 if private else 0o666
+        self._folder_mode = 0o700 if private else 0o777
         with contextlib.suppress(FileExistsError):
-            os.mkdir(self._path, 0o700)
+            os.mkdir(self._path, self._folder_mode)
 
     def name(self) -> str:
         """Return the path of a file that is not there yet."""
@@ -89,16 +93,25 @@ class Parts:
         """
         os.link(source, path)
 
-    def size(self, path: str) -> int | None:
-        """Return the bytes of a value; None if what has the name is none.
+    def size(self, path: str) -> int:
+        """Return the bytes of a value.
 
         Raises
         ------
         FileNotFoundError
             It is not there.
         """
-        found = os.stat(path)
-        return found.st_size if stat.S_ISREG(found.st_mode) else None
+        return os.stat(path).st_size
+
+    def has(self, path: str) -> bool:
+        """Return whether what has the name is a value.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is nothing.
+        """
+        return stat.S_ISREG(os.stat(path).st_mode)
 
     @contextlib.contextmanager
     def moved(self, path: str, part: str) -> Iterator[None]:
@@ -152,7 +165,12 @@ class Parts:
         It holds a lock, as a sign that somebody uses it.
         """
         path = self.name()
-        return path, _locked(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        try:
+            return path, _locked(path, flags, self._mode)
+        except FileNotFoundError:  # somebody has tidied up, or made the folder again
+            os.mkdir(self._path, self._folder_mode)
+            return path, _locked(path, flags, self._mode)
 
     def fill(self, fd: int, views: list[memoryview]) -> None:
         """Write all bytes, without joining them."""
@@ -223,9 +241,9 @@ class Parts:
         return removed
 
 
-def _locked(path: str, flags: int = os.O_RDONLY) -> int:
+def _locked(path: str, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
     """Open a file that others shall leave where it is; return the descriptor."""
-    fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    fd = os.open(path, flags | os.O_CLOEXEC, mode)
     with contextlib.suppress(OSError):  # not every file system has locks
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     return fd

@@ -6,12 +6,13 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
+import time
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ssdag.client.base import call
 from ssdag.client.client import Client
-from ssdag.client.resp import ReplyError, command, commands
+from ssdag.client.resp import ReplyError, command, commands, explain
 from ssdag.client.shared import shared_client
 from ssdag.connectors.base import Connector, as_views, check_key, missing
 from ssdag.connectors.memory import fresh
@@ -109,6 +110,10 @@ class RedisConnector(Connector):
                 "password stays here: give the client password_file= instead"
             )
         return _reopen, (client.address, client.password_file, self._name)
+
+    def __ssdag_hash__(self) -> bytes:
+        # Where data are kept does not tell calls apart: the server is another in each run.
+        return b"redis " + self._name.encode()
 
     # -- writing ---------------------------------------------------------------------
 
@@ -299,8 +304,15 @@ class RedisConnector(Connector):
 
     def wait(self, key: str, timeout_s: float | None = None) -> None:
         """Block until there is a value; the server tells."""
+        place = self._key(key).decode()
+        end_s = None if timeout_s is None else time.monotonic() + timeout_s
+        left_s = timeout_s
         try:
-            self._client.wait_key(self._key(key).decode(), timeout_s)
+            while True:
+                self._client.wait_key(place, left_s)
+                if self.exists(key):  # what we were told of may be gone by now
+                    return
+                left_s = None if end_s is None else max(end_s - time.monotonic(), 0.0)
         except DataTimeoutError:
             raise DataTimeoutError(
                 f"{key!r} did not come within {timeout_s} s in {self!r}"
@@ -324,7 +336,7 @@ class RedisConnector(Connector):
         return self._client._run(what, lambda c: call(c, line), key=place, idempotent=idempotent)
 
     def _refused(self, what: str, answer: ReplyError) -> NoReturn:
-        raise StoreError(f"{what}: the server at {self._client.address} answered: {answer}")
+        raise explain(answer, self._client.address, what) from None
 
 
 def _reopen(address: str, password_file: str | None, name: str) -> RedisConnector:

@@ -63,6 +63,9 @@ class SharedMemoryConnector(DirectoryConnector):
     def __reduce__(self) -> tuple[Any, ...]:
         return _attach, (self._path, self._keep_bytes, machine())
 
+    def __ssdag_hash__(self) -> bytes:
+        return b"shared_memory"  # the folder is another one in each run
+
     def reserve(self, nbytes: int, count: int = 1) -> None:
         """Make memory ready for `count` values of `nbytes` bytes each.
 

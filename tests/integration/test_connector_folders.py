@@ -183,6 +183,23 @@ def test_folders_that_are_not_to_be_trusted(tmp_path: Path) -> None:
     assert os.stat(tmp_path / "x" / "y" / "k").st_mode & 0o777 == 0o600
 
 
+def test_folders_that_people_share(tmp_path: Path) -> None:
+    before = os.umask(0o007)
+    try:
+        made = DirectoryConnector(tmp_path, trusted=True)
+        made.write("k", [b""])
+    finally:
+        os.umask(before)
+    assert os.stat(tmp_path / "k").st_mode & 0o777 == 0o660
+    assert os.stat(tmp_path / ".parts").st_mode & 0o777 == 0o770
+
+
+def test_hidden_folders_are_made_again(folder: DirectoryConnector) -> None:
+    os.rmdir(os.path.join(folder.path, ".parts"))
+    folder.write("x", [b"data"])
+    assert bytes(folder.take("x")) == b"data"
+
+
 def test_other_peoples_files_are_no_keys(folder: DirectoryConnector) -> None:
     os.mkdir(os.path.join(folder.path, "subfolder"))
     for name in (".hidden", "%zz"):
@@ -223,9 +240,10 @@ def test_where_there_are_no_links(
 
 def test_thousands_of_mapped_values_keep_no_file_open(folder: DirectoryConnector) -> None:
     folder.write("x", [bytes(BIG)])
+    gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     held = [folder.read("x") for _ in range(500)]
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
     del held
 
 
@@ -288,18 +306,18 @@ def test_beyond_so_many_leases_values_are_copied(
     memory: SharedMemoryConnector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gc.collect()
-    monkeypatch.setattr(segments, "_MOST_LEASES", len(segments._leases) + 2)
+    before = len(segments._leases)
+    monkeypatch.setattr(segments, "_MOST_LEASES", before + 2)
     data = os.urandom(BIG)
     memory.write("x", [data])
-    before = len(os.listdir("/proc/self/fd"))
     held = [memory.read("x") for _ in range(5)]
-    assert len(os.listdir("/proc/self/fd")) == before + 2
+    assert len(segments._leases) == before + 2
     memory.delete("x")
     memory.write("y", [bytes(BIG)])
     assert all(bytes(view) == data for view in held)
     del held
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(segments._leases) == before
 
 
 def test_only_so_much_memory_is_kept(memory: SharedMemoryConnector) -> None:

@@ -20,6 +20,7 @@ from ssdag.errors import (
     ConfigError,
     DataError,
     DataFormatError,
+    DataTimeoutError,
     MissingDataError,
     SerializationError,
     StoreError,
@@ -199,6 +200,21 @@ def test_a_server_that_ends_while_somebody_waits() -> None:
         started.wait()
     waiting.join(60)
     assert len(errors) == 1
+
+
+def test_what_was_there_and_is_gone_is_waited_for(near: RedisConnector) -> None:
+    def write() -> None:
+        for _ in range(20):
+            near.write("x", [b""])
+
+    for _ in range(20):
+        writer = threading.Thread(target=write)
+        writer.start()
+        near.wait("x", 60)
+        writer.join()
+        near.delete("x")
+        with pytest.raises(DataTimeoutError):
+            near.wait("x", 0.002)
 
 
 def test_secrets(db: Orchestrator, near: RedisConnector) -> None:
