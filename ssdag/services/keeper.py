@@ -47,7 +47,6 @@ import hashlib
 import json
 import queue
 import select
-import shutil
 import signal
 import socket
 import tempfile
@@ -59,6 +58,7 @@ from ssdag.errors import ServiceStartError, SsdagError
 from ssdag.launchers.world import RANK_VARIABLES
 from ssdag.services.admin import ask
 from ssdag.services.beside import bind, make_folder, prepared
+from ssdag.services.kept import Kept
 from ssdag.services.lifeline import hold_on
 from ssdag.services.node_facts import addresses_here, machine, node_name
 from ssdag.services.places import LocalPlace, ServerRequest
@@ -67,50 +67,11 @@ from ssdag.wire import guard
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ssdag.services.places import PlacedServer
-
 #: Servers get so long to end in order when the driver is gone.
 _GRACE_S = 3.0
 #: What ends the keeper, among lines.
 _OVER = b"\0"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-
-class Kept:
-    """A server that the keeper shall run.
-
-    Parameters
-    ----------
-    request : ServerRequest
-    """
-
-    def __init__(self, request: ServerRequest) -> None:
-        self.request = request
-        self.server: PlacedServer | None = None
-        #: A folder that is removed with it.
-        self.folder: str | None = None
-        self.unwanted = False
-
-    def terminate(self) -> None:
-        """Ask it to end in order."""
-        self.unwanted = True
-        if self.server is not None and self.server.running():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.server.pid, signal.SIGTERM)
-
-    def end(self, grace_s: float) -> None:
-        """End it, or have it ended as soon as it has started."""
-        self.unwanted = True
-        if self.server is not None:
-            self.server.end(grace_s)
-
-    def clear(self) -> None:
-        """Remove its files."""
-        if self.server is not None:
-            self.server.clear()
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            guard.release_path(self.folder)
 
 
 class Keeper:

@@ -36,7 +36,7 @@ def addresses_here() -> dict[str, list[str]]:
 
     up = {name for name, stats in psutil.net_if_stats().items() if stats.isup}
     found = {
-        name: [f"{a.address}/{a.netmask}" for a in addresses if a.family == socket.AF_INET]
+        name: [f"{a.address}/{a.netmask or 32}" for a in addresses if a.family == socket.AF_INET]
         for name, addresses in psutil.net_if_addrs().items()
     }
     return {name: texts for name, texts in found.items() if texts and name in up}

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ssdag.services.places import ServerRequest
-    from ssdag.services.remote import RemotePlace, RemoteServer
+    from ssdag.services.remote import RemotePlace
+    from ssdag.services.remote_server import RemoteServer
 
 
 class NodePlace(Place):

@@ -15,7 +15,7 @@ from ssdag.services.beside import PASSWORD, bind, prepared
 from ssdag.services.folder import remove_folder, temporary_folder
 from ssdag.services.node_facts import node_name
 from ssdag.services.node_place import NodePlace
-from ssdag.services.remote import RemoteServer
+from ssdag.services.remote_server import RemoteServer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

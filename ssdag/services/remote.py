@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import logging
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
-from ssdag.errors import ConfigError, ServiceError, ServiceStartError, SsdagError, StoreError
+from ssdag.errors import ServiceError, ServiceStartError
+from ssdag.services import remote_server
 from ssdag.services.network import LOOPBACK
 from ssdag.services.node_facts import machine
-from ssdag.services.places import Place, PlacedServer, ServerRequest
+from ssdag.services.places import Place, ServerRequest
+from ssdag.services.remote_server import RemoteServer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,165 +23,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("ssdag")
 
-#: Beyond what a server itself may take, for the way there and back.
-_SLACK_S = 10.0
 #: A server that answers on its node is tried from here for so long.
 _REACH_S = 5.0
-_numbers = itertools.count(1)
-
-
-class RemoteServer(PlacedServer):
-    """A server on another node; see :class:`PlacedServer`."""
-
-    def __init__(self, place: RemotePlace, name: str, outlives: bool) -> None:
-        self._place = place
-        self._name = name
-        self.outlives = outlives
-        self.hostname = place.hostname
-        self._answered = threading.Event()
-        self._ended = False
-        #: Set when it has ended, or we let it go.
-        self._over = threading.Event()
-        self._cleared = threading.Event()
-        self._told = threading.Condition()
-        self._questions: dict[int, tuple[list[Report], threading.Event]] = {}
-        self._tails = 0
-        self._code: int | None = None
-        self._tail = ""
-        self.failure: ServiceStartError | None = None
-        self.pid = 0
-        self.host, self.port, self.socket, self.folder = "", 0, None, ""
-
-    def __repr__(self) -> str:
-        return f"<RemoteServer {self.pid} {self.address} on {self.hostname}>"
-
-    # -- reports; in the thread that reads them ---------------------------------------
-
-    def started(self, report: Report) -> None:
-        """Take the facts of a start."""
-        for name in ("pid", "host", "port", "socket", "folder"):
-            setattr(self, name, report[name])
-        self._answered.set()
-
-    def failed(self, error: ServiceStartError) -> None:
-        """Take the failure of a start."""
-        self.failure = error
-        self._answered.set()
-        self._ended = True
-        self._over.set()
-        self._cleared.set()
-
-    def ended(self, code: int | None, tail: str) -> None:
-        """Take its end."""
-        if not self._ended:
-            self._code, self._tail = code, tail
-            self._ended = True
-            self._over.set()
-        self.tell(tail)
-
-    def tell(self, tail: str) -> None:
-        """Take the last lines of its log."""
-        with self._told:
-            self._tail = tail
-            self._tails += 1
-            self._told.notify_all()
-
-    def cleared(self) -> None:
-        """Take that its files are removed."""
-        self._cleared.set()
-
-    def lost(self, why: str) -> None:
-        """Take that its keeper is gone, and it with it."""
-        if not self._answered.is_set():
-            self.failed(ServiceStartError(f"no server on {self.hostname}: {why}", log_tail=why))
-        self.ended(None, self._tail if self._ended else why)
-        self.cleared()
-
-    # -- for the orchestrator ---------------------------------------------------------
-
-    def wait_started(self, timeout_s: float) -> bool:
-        """Return whether the keeper has answered in time."""
-        return self._answered.wait(timeout_s)
-
-    def wait(self, timeout: float | None = None) -> int | None:
-        """Block until it has ended; None where its node was lost, or we let it go."""
-        if not self._over.wait(timeout):
-            raise TimeoutError(f"the server on {self.hostname} still runs after {timeout} s")
-        return self._code
-
-    def running(self) -> bool:
-        """Return whether it has not ended."""
-        return not self._ended
-
-    def let_go(self) -> None:
-        """Have :meth:`wait` return."""
-        self._over.set()
-
-    def log_tail(self) -> str:
-        """Return its last lines; blocks for a second at most."""
-        if self._ended:
-            return self._tail
-        with self._told:
-            seen = self._tails
-            if self._place.order(do="log", id=self._name):
-                self._told.wait_for(lambda: self._tails != seen, 1.0)
-            return self._tail
-
-    def ask_there(self, words: Sequence[bytes], timeout_s: float) -> str | SsdagError:
-        """Have its keeper send it one command, where it cannot be reached from here.
-
-        Parameters
-        ----------
-        words : sequence of bytes
-            The command; its answer must be text.
-        timeout_s : float
-            How long that may take.
-
-        Returns
-        -------
-        str or SsdagError
-            The answer; ConfigError with the server's words if it refuses, StoreError if
-            none comes.
-        """
-        waiting = threading.Event()
-        seq = next(_numbers)
-        answers: list[Report] = []
-        self._questions[seq] = answers, waiting
-        try:
-            texts = [word.decode() for word in words]
-            sent = self._place.order(
-                do="tell", id=self._name, seq=seq, words=texts, timeout_s=timeout_s
-            )
-            if not sent or not waiting.wait(timeout_s + 1.0):
-                return StoreError(f"nothing is heard of the server on {self.hostname}")
-        finally:
-            del self._questions[seq]
-        report = answers[0]
-        if report["lost"]:
-            return StoreError(str(report["lost"]))
-        return ConfigError(str(report["refused"])) if report["refused"] else str(report["text"])
-
-    def answered(self, report: Report) -> None:
-        """Take the answer to a command."""
-        question = self._questions.get(report["seq"])
-        if question is not None:
-            question[0].append(report)
-            question[1].set()
-
-    def end(self, grace_s: float) -> None:
-        """Wait `grace_s` for its end, then have it killed."""
-        if self._ended:
-            return
-        sent = self._place.order(do="end", id=self._name, grace_s=grace_s)
-        if not sent or not self._over.wait(grace_s + _SLACK_S):
-            # Nobody there obeys: with the launch the scheduler ends what it has started.
-            _log.warning("the keeper on %s does not answer: its launch is ended", self.hostname)
-            self._place.abandon()
-
-    def clear(self) -> None:
-        """Have its files removed."""
-        if not self._cleared.is_set() and self._place.order(do="clear", id=self._name):
-            self._cleared.wait(_SLACK_S)
 
 
 class RemotePlace(Place):
@@ -307,7 +151,7 @@ class RemotePlace(Place):
         beside : bool
             It is for its own node only: nobody else need reach it.
         """
-        name = str(next(_numbers))
+        name = str(next(remote_server.NUMBERS))
         if not request.interface and self.address != LOOPBACK:
             request = dataclasses.replace(request, interface=self.address)
         server = RemoteServer(self, name, request.outlives)
@@ -320,11 +164,11 @@ class RemotePlace(Place):
                 {"to": self._rank, "do": "start", "id": name, "request": request.plain(),
                  "cpus": cpus, "folder": folder_name}
             )  # fmt: skip
-            if not server.wait_started(request.start_timeout_s + _SLACK_S):
+            if not server.wait_started(request.start_timeout_s + remote_server.SLACK_S):
                 server.end(0.0)
                 raise ServiceStartError(
                     f"{request.name}: the keeper on {self.hostname} has not answered for "
-                    f"{request.start_timeout_s + _SLACK_S:g} s"
+                    f"{request.start_timeout_s + remote_server.SLACK_S:g} s"
                 )
             if server.failure is not None:
                 raise server.failure

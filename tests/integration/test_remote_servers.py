@@ -151,7 +151,7 @@ def test_a_keeper_that_hangs_holds_nobody_up(
     open_on: Callable[..., list[NodePlace]], slurm: SlurmCluster, job: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("ssdag.services.remote._SLACK_S", 0.5)
+    monkeypatch.setattr("ssdag.services.remote_server.SLACK_S", 0.5)
     (place,) = open_on("n2")
     server = place.start(request_of())
     keeper_of(server.pid).suspend()
@@ -168,7 +168,7 @@ def test_a_node_that_says_nothing_is_lost(
     """As when its power fails, which the scheduler notices minutes later."""
     monkeypatch.setattr("ssdag.services.launch.BEAT_S", 0.1)
     monkeypatch.setattr("ssdag.services.launch.SILENT_S", 2.0)
-    monkeypatch.setattr("ssdag.services.remote._SLACK_S", 0.5)
+    monkeypatch.setattr("ssdag.services.remote_server.SLACK_S", 0.5)
     here, there = open_on("n1", "n2", single_cmd=True)
     servers = [place.start(request_of()) for place in (here, there)]
     keeper = keeper_of(servers[1].pid)
