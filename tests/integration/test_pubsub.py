@@ -16,11 +16,9 @@ from ssdag.client.pubsub import Message
 from ssdag.errors import ConfigError, DataFormatError, DataTimeoutError, StoreError
 from ssdag.services.orchestrator import Orchestrator
 from tests.conftest import wait_until
-from tests.integration.redis_cluster import RedisCluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from ssdag.client.pubsub import Subscription
 
@@ -155,30 +153,3 @@ def test_server_gone() -> None:
         messages.close()
     with Client("127.0.0.1:1") as client, pytest.raises(StoreError):
         client.subscribe("a")
-
-
-def test_on_a_cluster(tmp_path: Path) -> None:
-    """Messages reach all nodes; a node that dies is replaced by another."""
-    with RedisCluster(tmp_path, 3) as cluster, cluster.client() as client:
-        all_messages = [client.subscribe("a", "b", "c") for _ in range(2)]
-        for name in ("a", "b", "c"):
-            client.publish(name, name)
-        for messages in all_messages:
-            assert {messages.get(10).channel for _ in range(3)} == {"a", "b", "c"}
-        messages = all_messages[0]
-        link = messages._link
-        assert link is not None
-        dying = next(s for s in cluster.servers if s.address == str(link.address))
-        dying.kill()
-        other = next(s for s in cluster.servers if s is not dying)
-
-        def arrives() -> bool:
-            other.call("PUBLISH", "a", "x")
-            try:
-                return messages.get(0.05).data == b"x"
-            except DataTimeoutError:
-                return False
-
-        wait_until(arrives, 20)
-        for messages in all_messages:
-            messages.close()

@@ -165,9 +165,17 @@ def test_a_paused_node_holds_up_nobody_else(client: Client, cluster: RedisCluste
 
 
 def test_a_replica_takes_over(tmp_path: Path) -> None:
+    """Futures see what is written to it, subscriptions go on at another node."""
     with RedisCluster(tmp_path, 3, replicas=1) as cluster, cluster.client() as client:
         listening(client)
-        dying = cluster.primaries[0]
+        all_messages = [client.subscribe("a", "b", "c") for _ in range(2)]
+        for name in ("a", "b", "c"):
+            client.publish(name, name)
+        for messages in all_messages:
+            assert {messages.get(10).channel for _ in range(3)} == {"a", "b", "c"}
+        link = all_messages[0]._link
+        assert link is not None
+        dying = next(s for s in cluster.primaries if s.address == str(link.address))
         names = [name_at(cluster, server) for server in cluster.primaries]
         futures = [client.tensor_future(name) for name in names]
         dying.kill()
@@ -176,6 +184,19 @@ def test_a_replica_takes_over(tmp_path: Path) -> None:
         for future in futures:
             assert future.result(30).tolist() == [7]
         assert client.tensor_future(names[0]).result(30).tolist() == [7]
+        other = next(s for s in cluster.primaries if s is not dying)
+
+        def arrives() -> bool:
+            """Somebody else is listened to, in place of the one that died."""
+            other.call("PUBLISH", "a", "x")
+            try:
+                return all_messages[0].get(0.05).data == b"x"
+            except DataTimeoutError:
+                return False
+
+        wait_until(arrives, 20)
+        for messages in all_messages:
+            messages.close()
         close_watcher(client, StoreError("the test is over"))
 
 
