@@ -144,7 +144,7 @@ class AsyncClient:
         while (dataset := await self._in_thread(next, found, None)) is not None:
             yield dataset
 
-    # -- keys, messages, streams -------------------------------------------------------
+    # -- keys, messages, streams, steering ---------------------------------------------
 
     get_key = _awaited(Client.get_key)
     key_exists = _awaited(Client.key_exists)
@@ -153,6 +153,7 @@ class AsyncClient:
     publish = _awaited(Client.publish)
     subscribe = _awaited(Client.subscribe)
     stream = _awaited(Client.stream)
+    steer = _awaited(Client.steer)
 
     # -- waiting -----------------------------------------------------------------------
 
