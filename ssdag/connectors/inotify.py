@@ -31,6 +31,12 @@ _GONE = _DELETE_SELF | _MOVE_SELF | _UNMOUNT | _IGNORED
 _EVENT = struct.Struct("iIII")
 
 
+#: Instances kept for the next who wait: the kernel takes milliseconds to end one.
+_KEEP = 4
+
+_idle: list[int] = []
+
+
 class FolderWatch:
     """Tells of names that appear in one folder, from its making on.
 
@@ -48,12 +54,16 @@ class FolderWatch:
     def __init__(self, folder: str) -> None:
         self._folder = folder
         libc = _libc()
-        self._fd = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
-        if self._fd < 0:
-            raise _failure("no inotify instance is left")
-        if libc.inotify_add_watch(self._fd, os.fsencode(folder), _MASK) < 0:
+        try:
+            self._fd = _idle.pop()
+        except IndexError:
+            self._fd = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+            if self._fd < 0:
+                raise _failure("no inotify instance is left") from None
+        self._watch = libc.inotify_add_watch(self._fd, os.fsencode(folder), _MASK)
+        if self._watch < 0:
             error = _failure(f"cannot watch {folder}")
-            os.close(self._fd)
+            self._give_back()
             raise error
 
     def __enter__(self) -> Self:
@@ -65,7 +75,14 @@ class FolderWatch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        os.close(self._fd)
+        _libc().inotify_rm_watch(self._fd, self._watch)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        if len(_idle) < _KEEP:
+            _idle.append(self._fd)  # what it still tells is of watches with other numbers
+        else:
+            os.close(self._fd)
 
     def wait(self, name: str, timeout_s: float) -> bool:
         """Block until something appears under `name`, or the time is over.
@@ -87,14 +104,26 @@ class FolderWatch:
         data = os.read(self._fd, 1 << 16)
         wanted, heard, at = os.fsencode(name), False, 0
         while at < len(data):
-            _, mask, _, length = _EVENT.unpack_from(data, at)
+            watch, mask, _, length = _EVENT.unpack_from(data, at)
             at += _EVENT.size
-            if mask & _GONE:
-                raise FileNotFoundError(2, "the folder is gone", self._folder)
-            if mask & _OVERFLOW or data[at : at + length].rstrip(b"\0") == wanted:
+            if mask & _OVERFLOW:
                 heard = True
+            elif watch == self._watch:
+                if mask & _GONE:
+                    raise FileNotFoundError(2, "the folder is gone", self._folder)
+                heard = heard or data[at : at + length].rstrip(b"\0") == wanted
             at += length
         return heard
+
+
+def _after_fork() -> None:
+    # The instances are the parent's, which would miss what we read.
+    for fd in _idle:
+        os.close(fd)
+    _idle.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _failure(what: str) -> OSError:

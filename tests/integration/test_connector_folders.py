@@ -20,7 +20,7 @@ import pytest
 
 from ssdag.connectors import DirectoryConnector, SharedMemoryConnector, inotify, segments
 from ssdag.connectors import directory as directory_module
-from ssdag.errors import ConfigError, MissingDataError, StoreError
+from ssdag.errors import ConfigError, DataTimeoutError, MissingDataError, StoreError
 from tests.conftest import wait_until
 from tests.contract import connector_bodies as bodies
 
@@ -224,6 +224,35 @@ def test_where_the_system_has_no_more_watches(
     timer.start()
     folder.wait("x", 60)
     timer.join()
+
+
+def test_watches_are_used_again(tmp_path: Path) -> None:
+    """Also for another folder, and after one is gone; what is left of before is not heard."""
+    first, second = DirectoryConnector(tmp_path / "a"), DirectoryConnector(tmp_path / "b")
+    held = len(inotify._idle)
+    for connector in (first, second, first):
+        timer = threading.Timer(0.02, connector.write, ("x", [b""]))
+        timer.start()
+        connector.wait("x", 60)
+        timer.join()
+        connector.delete("x")
+        assert 1 <= len(inotify._idle) <= max(held, 1)
+        with pytest.raises(DataTimeoutError):
+            connector.wait("x", 0.001)
+    timer = threading.Timer(0.02, os.rename, (first.path, tmp_path / "gone"))
+    timer.start()
+    with pytest.raises(StoreError, match="folder is gone"):
+        first.wait("x", 60)
+    timer.join()
+    with pytest.raises(DataTimeoutError):
+        second.wait("x", 0.02)
+    threads = [threading.Thread(target=second.wait, args=("y", 60)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    second.write("y", [b""])
+    for thread in threads:
+        thread.join(60)
+    assert len(inotify._idle) <= inotify._KEEP
 
 
 def test_where_there_are_no_links(
