@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from ssdag.client import conditions
+from ssdag.client.async_stream import AsyncStream
 from ssdag.client.client import Client
 from ssdag.client.resp import key_bytes
 from ssdag.errors import ConfigError
@@ -152,8 +153,11 @@ class AsyncClient:
     list_keys = _awaited(Client.list_keys)
     publish = _awaited(Client.publish)
     subscribe = _awaited(Client.subscribe)
-    stream = _awaited(Client.stream)
     steer = _awaited(Client.steer)
+
+    async def stream(self, name: str, **options: Any) -> AsyncStream:
+        """Return a stream whose calls are awaited; see :meth:`ssdag.Client.stream`."""
+        return AsyncStream(self, await self._in_thread(self.client.stream, name, **options))
 
     # -- waiting -----------------------------------------------------------------------
 

@@ -31,6 +31,11 @@ class Deadline:
         """Whether it is over."""
         return self._at is not None and time.monotonic() >= self._at
 
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until then, 0 or more; None for ever."""
+        return None if self._at is None else max(self._at - time.monotonic(), 0.0)
+
     def wait_s(self, client: ClientBase) -> float:
         """Return how long one blocking command may take now: above 0, and not for ever."""
         most_s = _LOOK_AGAIN_S

@@ -79,7 +79,8 @@ class StreamReader(StepReading):
         self._me = b"ssdag/" + key_bytes(consumer)
         self._channel = b"ssdag:reader:%b:%b:" % (self._keys.stream, self._group)
         self._presence = Presence(self._client, self._keys.stream, self._channel + self._me)
-        self._timeout_s = timeout_s
+        #: How long each read waits at most.
+        self.timeout_s = timeout_s
         self._idle = "" if take_over_s is None else str(max(int(take_over_s * 1000), 1))
         self._look_s = _LOOK_S if take_over_s is None else min(_LOOK_S, max(take_over_s, 0.01))
         self._start = start
@@ -124,7 +125,7 @@ class StreamReader(StepReading):
             The server cannot be reached.
         """
         self._check()
-        deadline = Deadline(self._timeout_s if timeout_s is None else timeout_s)
+        deadline = Deadline(self.timeout_s if timeout_s is None else timeout_s)
         self._join()
         while True:
             found = None
@@ -266,6 +267,13 @@ class StreamReader(StepReading):
         self._unsure = False
         return Entry(number, value)
 
+    def _not_taken(self) -> None:
+        """Let the next read return again what the last one has returned."""
+        if self._held is not None:
+            self._held = None
+            self._unsure = True
+            self._looked_s = -_LOOK_S
+
     def done(self) -> None:
         """Say that the last record is done with, before the next one is asked for."""
         self._check()
@@ -298,7 +306,7 @@ class StreamReader(StepReading):
     ) -> None:
         try:
             # A loop that was left by `break` had used its last record.
-            if kind is None or kind is GeneratorExit:
+            if not self._closed and (kind is None or kind is GeneratorExit):
                 self.done()
         finally:
             self.close()
