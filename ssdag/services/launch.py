@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from ssdag.errors import ServiceError, ServiceStartError
@@ -73,7 +74,7 @@ class KeeperLaunch:
         self._needed = ranks
         self._outlived = False
         self._sending = threading.Lock()
-        self._noise: list[str] = []
+        self._noise: deque[str] = deque(maxlen=5)
         self._heard: dict[int, float] = {}
         self._beaten = 0.0
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -138,7 +139,7 @@ class KeeperLaunch:
             return ""
         size = os.fstat(self._stderr.fileno()).st_size
         data = os.pread(self._stderr.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES))
-        return "\n".join([*self._noise[-5:], data.decode("utf-8", "replace").strip()]).strip()
+        return "\n".join([*self._noise, data.decode("utf-8", "replace").strip()]).strip()
 
     def _read(self) -> None:
         """Take reports until the launcher ends."""
@@ -192,6 +193,8 @@ class KeeperLaunch:
             if now - heard > SILENT_S:
                 del self._heard[rank]
                 self._on_report({"from": rank, "silent": now - heard})
+            elif now - heard > 1.5 * BEAT_S:
+                self._on_report({"from": rank, "quiet": now - heard})
         with contextlib.suppress(ServiceError):
             self.send({"do": "ping"})
 

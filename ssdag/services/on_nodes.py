@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("ssdag")
 
+#: More than so many launchers on one machine are a burden.
+_MANY_HOSTS = 16
 #: Launchers whose steps share cores; with others a server would keep tasks waiting for ever.
 _SHARING = frozenset({"srun", "mpiexec", "mpirun", "pals"})
 #: A node may take so long to look for a file: parallel file systems have their moods.
@@ -87,7 +89,7 @@ def open_places(
     hosts: Sequence[str],
     launcher: Launcher | str,
     *,
-    single_cmd: bool = False,
+    single_cmd: bool | None = None,
     cores: int | None = None,
     timeout_s: float = 60.0,
     python: str | None = None,
@@ -100,9 +102,9 @@ def open_places(
         As the launcher takes them.
     launcher : Launcher or str
         Starts keepers; it must hand its standard input on to them.
-    single_cmd : bool
-        One launch for all, where the launcher sends its input to all ranks; by default one
-        for each host, so that the loss of one node leaves the others.
+    single_cmd : bool, optional
+        One launch for all, where the launcher sends its input to all ranks (srun), or one
+        for each host; by default the latter up to sixteen hosts.
     cores : int, optional
         Cores that are asked for on each host; by default the launcher's own choice. They
         are shared with other steps.
@@ -120,9 +122,11 @@ def open_places(
     """
     # Here, as most orchestrators stay on one machine and start sooner without.
     from ssdag.launchers.named import launcher_of
-    from ssdag.services.opening import launch_keepers
+    from ssdag.services.opening import TO_ALL, launch_keepers
 
     starter, program = launcher_of(launcher), python or sys.executable
+    if single_cmd is None:
+        single_cmd = len(hosts) > _MANY_HOSTS and starter.name in TO_ALL
     groups = [tuple(hosts)] if single_cmd else [(host,) for host in hosts]
     places = launch_keepers(groups, starter, cores, timeout_s, program)
     facts = {"machine": machine(), "addresses": addresses_here()}
@@ -152,7 +156,7 @@ def find_places(
     *,
     hosts: Sequence[str] | None = None,
     launcher: Launcher | str | None = "auto",
-    single_cmd: bool = False,
+    single_cmd: bool | None = None,
     timeout_s: float = 60.0,
 ) -> list[Place]:
     """Return places for the servers of an orchestrator, one on each node.

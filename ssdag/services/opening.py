@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 #: Launchers that choose nodes themselves.
 _CHOOSES_NODES = frozenset({"jsrun", "flux"})
 #: Launchers that hand their input to all ranks; the others do to rank 0 only.
-_TO_ALL = frozenset({"srun"})
+TO_ALL = frozenset({"srun"})
 #: Options of a service: a step without MPI, which shares cores with others.
 _OF_A_SERVICE = {"srun": ("--mpi=none",)}
+#: Further ones of a launch for several nodes: the end of one keeper is none of the others'.
+_OF_MANY = {"srun": ("--no-kill", "--kill-on-bad-exit=0", "--wait=0")}
 #: What srun would take for options of the step: they are the allocation's.
 _OF_THE_JOB = re.compile(
     r"SLURM_(NTASKS|NPROCS|TASKS_PER_NODE|NTASKS_PER_.*|CPUS_PER_TASK|TRES_PER_TASK|DISTRIBUTION"
@@ -159,7 +161,7 @@ def service_step(
         raise UnsupportedError(
             "launcher single starts nothing on other nodes: name one that does by launcher="
         )
-    if len(hosts) > 1 and launcher.name not in _TO_ALL:
+    if len(hosts) > 1 and launcher.name not in TO_ALL:
         raise UnsupportedError(
             f"launcher {launcher.name} hands its input to one rank only: use single_cmd=False, "
             "a launch for each node"
@@ -173,7 +175,10 @@ def service_step(
         cores_per_rank=cores if launcher.name == "srun" else None,
         binding="none",
         overlap=launcher.name == "srun",  # the others share cores anyway, or never
-        options=_OF_A_SERVICE.get(launcher.name, ()),
+        options=(
+            *_OF_A_SERVICE.get(launcher.name, ()),
+            *(_OF_MANY.get(launcher.name, ()) if len(hosts) > 1 else ()),
+        ),
     )
 
 

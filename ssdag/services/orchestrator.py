@@ -95,9 +95,9 @@ class Orchestrator(ServerFacts):
         Starts the servers on nodes of the allocation that we are in, if it has several,
         beside all steps there. "auto" is the launcher of its scheduler; None has them all
         on this machine, as outside an allocation.
-    single_cmd : bool
-        Start all by one launch, where the launcher sends its input to all ranks; by
-        default one for each node, so that the loss of a node leaves the others.
+    single_cmd : bool, optional
+        Start all by one launch, where the launcher sends its input to all ranks (srun), or
+        by one for each node; by default the latter, up to sixteen nodes.
     colocated : bool
         A server on each node of the allocation, for the tasks of that node, which reach it
         by a unix socket of their node, or with `port` by loopback; elsewhere one here. A
@@ -149,7 +149,7 @@ class Orchestrator(ServerFacts):
         restart: RestartPolicy | int | None = None,
         hosts: Sequence[str] | None = None,
         launcher: Launcher | str | None = "auto",
-        single_cmd: bool = False,
+        single_cmd: bool | None = None,
         colocated: bool = False,
         cpus: int | Sequence[int] | None = None,
         places: Sequence[Place] | None = None,

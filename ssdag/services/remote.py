@@ -25,6 +25,7 @@ _log = logging.getLogger("ssdag")
 
 #: A server that answers on its node is tried from here for so long.
 _REACH_S = 5.0
+_LOOK_S = 1.0
 
 
 class RemotePlace(Place):
@@ -88,12 +89,11 @@ class RemotePlace(Place):
                 server.lost(self.launch.over)
             self._looked.set()
         elif "silent" in report:
-            self._silent = True
-            why = f"nothing was heard of {self.hostname} for {report['silent']:.0f} s"
-            for server in servers.values():
-                server.lost(why)
-            if self.launch.ranks == 1:
-                self.launch.kill()
+            self._give_up(f"nothing was heard of {self.hostname} for {report['silent']:.0f} s")
+        elif "quiet" in report:
+            # Of one launch for many nodes nobody tells that a keeper is gone.
+            if any(self._refuses(server) for server in servers.values() if server.running()):
+                self._give_up(f"neither keeper nor server answer on {self.hostname}")
         elif "looked" in report:
             self._unseen = report["looked"]
             self._looked.set()
@@ -112,6 +112,28 @@ class RemotePlace(Place):
             servers[report["told"]].answered(report)
         elif "cleared" in report and report["cleared"] in servers:
             servers[report["cleared"]].cleared()
+
+    def _give_up(self, why: str) -> None:
+        self._silent = True
+        with self._lock:
+            servers = list(self._servers.values())
+        for server in servers:
+            server.lost(why)
+        if self.launch.ranks == 1:
+            self.launch.kill()
+
+    def _refuses(self, server: RemoteServer) -> bool:
+        """Return whether nobody listens any more where a server did, as far as we can see."""
+        apart = server.host == LOOPBACK and self.facts["machine"] != machine()
+        if not server.port or apart:
+            return False
+        try:
+            socket.create_connection((server.host, server.port), _LOOK_S).close()
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            pass
+        return False
 
     def unseen(self, digests: Mapping[str, str], timeout_s: float) -> list[str]:
         """Return those of some files that the node does not see, or not as we do.

@@ -136,6 +136,19 @@ def test_a_lost_keeper_takes_its_server_along_and_another_comes(
     assert not Path(again.folder).exists()
 
 
+def test_the_loss_of_one_keeper_of_a_launch_leaves_the_others(
+    open_on: Callable[..., list[NodePlace]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ssdag.services.launch.BEAT_S", 0.5)
+    here, there = open_on("n1", "n2", single_cmd=True)
+    servers = [place.start(request_of()) for place in (here, there)]
+    keeper_of(servers[1].pid).kill()
+    assert servers[1].wait(DEADLINE_S) is None
+    assert "neither keeper nor server answer on n2" in servers[1].log_tail()
+    assert value_of(servers[0].address) == b"v"
+    assert servers[0].running()
+
+
 def test_a_killed_launcher_ends_keeper_and_server(
     open_on: Callable[..., list[NodePlace]], slurm: SlurmCluster, job: str
 ) -> None:
