@@ -77,8 +77,8 @@ class RemotePlace(Place):
         return True
 
     def abandon(self) -> None:
-        """End the launch: nobody there obeys."""
-        self.launch.kill()
+        """Give the keeper up, which does not obey, and with it its launch if it is its own."""
+        self._give_up(f"the keeper on {self.hostname} does not answer")
 
     def take(self, report: Report | None) -> None:
         """Take a report; None: the launch is over. In the thread that reads them."""

@@ -169,8 +169,8 @@ class RemoteServer(PlacedServer):
             return
         sent = self._place.order(do="end", id=self._name, grace_s=grace_s)
         if not sent or not self._over.wait(grace_s + SLACK_S):
-            # Nobody there obeys: with the launch the scheduler ends what it has started.
-            _log.warning("the keeper on %s does not answer: its launch is ended", self.hostname)
+            # With the launch, now or at our end, the scheduler ends what it has started.
+            _log.warning("the keeper on %s does not answer and is given up", self.hostname)
             self._place.abandon()
 
     def clear(self) -> None:
