@@ -62,7 +62,7 @@ from ssdag.services.kept import Kept
 from ssdag.services.lifeline import hold_on
 from ssdag.services.node_facts import addresses_here, machine, node_name
 from ssdag.services.places import LocalPlace, ServerRequest
-from ssdag.wire import guard
+from ssdag.wire import guard, reaper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -170,8 +170,9 @@ class Keeper:
         for kept in kept_by_name.values():
             kept.terminate()
         for name, kept in kept_by_name.items():
-            kept.end(_GRACE_S)
-            self._threads[name].join(kept.request.start_timeout_s + _GRACE_S)
+            grace_s = max(_GRACE_S, kept.request.grace_s)  # those that store data need more
+            kept.end(grace_s)
+            self._threads[name].join(kept.request.start_timeout_s + grace_s)
             kept.clear()
             self._kept.pop(name, None)
 
@@ -179,7 +180,6 @@ class Keeper:
         """Live as long as a process here and a service elsewhere."""
         self._follows = True
         try:
-            fd = os.pidfd_open(order["pid"])
             about = {"node": node_name(), "pid": os.getpid()}
             line = hold_on(order["lifeline"], about)
         except OSError as error:
@@ -194,9 +194,14 @@ class Keeper:
 
         def watch() -> None:
             poller = select.poll()
-            poller.register(fd, select.POLLIN)
             poller.register(line, select.POLLIN)
-            poller.poll()
+            fd = reaper.open_pidfd(order["pid"])
+            if fd >= 0:
+                poller.register(fd, select.POLLIN)
+            # Without such a descriptor, on old kernels or as it is gone: look now and then.
+            pause_ms = None if fd >= 0 else 1000
+            while not poller.poll(pause_ms) and reaper.is_live(order["pid"]):
+                pass
             self._lines.put(_OVER)
 
         threading.Thread(target=watch, name="ssdag-keeper-follow", daemon=True).start()

@@ -9,7 +9,7 @@ import shutil
 import signal
 from typing import TYPE_CHECKING
 
-from ssdag.wire import guard
+from ssdag.wire import guard, reaper
 
 if TYPE_CHECKING:
     from ssdag.services.places import PlacedServer, ServerRequest
@@ -33,9 +33,19 @@ class Kept:
     def terminate(self) -> None:
         """Ask it to end in order."""
         self.unwanted = True
-        if self.server is not None and self.server.running():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.server.pid, signal.SIGTERM)
+        if self.server is None:
+            return
+        fd = reaper.open_pidfd(self.server.pid)
+        try:
+            if self.server.running():  # so the number was still its own
+                with contextlib.suppress(ProcessLookupError):
+                    if fd >= 0:
+                        signal.pidfd_send_signal(fd, signal.SIGTERM)
+                    else:  # an old kernel
+                        os.kill(self.server.pid, signal.SIGTERM)
+        finally:
+            if fd >= 0:
+                os.close(fd)
 
     def end(self, grace_s: float) -> None:
         """End it, or have it ended as soon as it has started."""
