@@ -29,18 +29,11 @@ def echo(connector: Connector) -> None:
     connector.write("answer", [connector.read("question"), b"!"])
 
 
-def overwrite(connector: Connector, seed: str) -> None:
-    """Write a value of one byte again and again."""
-    fill = bytes([int(seed)]) * BIG
-    for _ in range(12):
-        connector.write("x", [fill[:100], fill[100:]])
-
-
-def write_for_ever(connector: Connector) -> None:
-    """Write until killed."""
-    data = os.urandom(1) * LARGE
+def write_for_ever(connector: Connector, seed: str = "7") -> None:
+    """Write values of one byte until killed."""
+    data = bytes([int(seed)]) * LARGE
     while True:
-        connector.write("x", [data])
+        connector.write("x", [data[:100], data[100:]])
 
 
 def hold(connector: Connector) -> None:
