@@ -155,7 +155,10 @@ class SlotMap:
         StoreError
             No node answers.
         """
+        asked_s = time.monotonic()
         with self._locked():
+            if self._looked_s > asked_s:
+                return  # another thread has just asked
             known = [node.address for node in self._topology.nodes if not node.failed]
             turn = self._turn = self._turn + 1 if known else 0
             known = known[turn % len(known) :] + known[: turn % len(known)] if known else []

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import threading
 from typing import TYPE_CHECKING
@@ -23,21 +22,9 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 
 
-SERVERS = [
-    pytest.param(None, id="packaged"),
-    pytest.param(
-        "redis-server",
-        id="redis",
-        marks=pytest.mark.skipif(
-            not shutil.which("redis-server"), reason="no redis-server on PATH"
-        ),
-    ),
-]
-
-
-@pytest.fixture(scope="module", params=SERVERS)
-def db(request: pytest.FixtureRequest) -> Iterator[Orchestrator]:
-    with Orchestrator(server=request.param, memory_limit_bytes=400 * MIB) as service:
+@pytest.fixture(scope="module")
+def db() -> Iterator[Orchestrator]:
+    with Orchestrator(memory_limit_bytes=400 * MIB) as service:
         yield service
 
 
