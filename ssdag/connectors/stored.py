@@ -1,38 +1,29 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Values in a connector that travel as references, and the wrapper that puts them there.
+"""Values in a connector that travel as references.
 
-A worker that made a large value stores it and answers with an :class:`Arrived`; the
-driver makes a :class:`StoredValue` of that, which as an argument is loaded where the task
-runs. When the driver's last reference is collected, the value is deleted.
+A worker that made a large value stores it (:mod:`ssdag.connectors.storing`) and answers
+with an :class:`Arrived`; the driver makes a :class:`StoredValue` of that, which as an
+argument is loaded where the task runs. When the driver's last reference is collected, the
+value is deleted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import logging
 import pickle
-import secrets
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from ssdag.connectors.filesystem import machine
-from ssdag.connectors.packing import Packed, pack, unpack
-from ssdag.errors import LostValueError, MissingDataError, SerializationError, SsdagError
+from ssdag.connectors.packing import unpack
+from ssdag.errors import LostValueError, MissingDataError, SsdagError
 from ssdag.references import Reference
-from ssdag.wire import context
-from ssdag.wire.functions import dump_function, load_function, runnable
-from ssdag.wire.raised import WRAPPERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ssdag.connectors.base import Connector
     from ssdag.futures import Future
-
-_log = logging.getLogger("ssdag")
-
-_ATOMS = frozenset({int, float, complex, bool, type(None), type})
-_TEXTS = frozenset({str, bytes, bytearray})
 
 
 class Place:
@@ -116,6 +107,8 @@ class StoredValue(Reference):
         While it is being made again.
     remade : int
         How often that was begun.
+    source : weakref or None
+        The driver's object that was stored, where there is one.
     """
 
     __slots__ = (
@@ -129,6 +122,7 @@ class StoredValue(Reference):
         "place",
         "remade",
         "remaking",
+        "source",
     )
 
     def __init__(self, place: Place, key: str, nbytes: int) -> None:
@@ -139,6 +133,7 @@ class StoredValue(Reference):
         self.mend: Callable[[StoredValue], None] | None = None
         self.remaking: Future[None] | None = None
         self.remade = 0
+        self.source: weakref.ref[Any] | None = None
         self._kept: memoryview | None = None
         self._finalizer: weakref.finalize[Any, Any] | None = None
 
@@ -164,6 +159,11 @@ class StoredValue(Reference):
             They cannot be read.
         """
         self._kept = self.place.connector.read(self.key) if data is None else data
+
+    def copy_of(self, source: Any) -> None:
+        """Note that it was stored by this process, which may still have the object."""
+        with contextlib.suppress(TypeError):  # bytes, say
+            self.source = weakref.ref(source)
 
     def move_to(self, other: StoredValue, release: Callable[[str], None]) -> None:
         """Stand for the value of another reference, which is given up."""
@@ -224,123 +224,3 @@ class Arrived:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Arrived, (self.key, self.nbytes)
-
-
-class Storing:
-    """A body whose large results go into a connector.
-
-    Parameters
-    ----------
-    func : callable
-        The body.
-    blob : bytes
-        The connector, see :class:`Place`.
-    prefix : str
-        Begins the keys.
-    threshold : int
-        Bytes from which a value is large.
-    node : str or None
-        Workers of this machine alone reach the connector; None if all do.
-    always : bool
-        Also where workers and driver share memory.
-    """
-
-    __slots__ = ("_always", "_blob", "_call", "_func", "_node", "_prefix", "_threshold")
-
-    def __init__(
-        self,
-        func: Callable[..., Any],
-        blob: bytes,
-        prefix: str,
-        threshold: int,
-        node: str | None,
-        *,
-        always: bool,
-    ) -> None:
-        self._func = func
-        self._call = runnable(func)
-        self._blob = blob
-        self._prefix = prefix
-        self._threshold = threshold
-        self._node = node
-        self._always = always
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        function = dump_function(self._func)
-        options = self._blob, self._prefix, self._threshold, self._node, self._always
-        return _storing, (function, *options)
-
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Run the body; return its value, or what stands for it."""
-        return self._outgoing(self._call(*args, **kwargs))
-
-    def _outgoing(self, value: Any) -> Any:
-        if is_light(value, self._threshold):
-            return value
-        worker = context.in_worker()
-        if not self._always and (not worker or context.shares_memory()):
-            return value
-        if self._node is not None and self._node != machine():
-            return value
-        try:
-            packed = pack(value)
-        except SerializationError:  # said better by who sends it
-            return value
-        if packed.nbytes < self._threshold:
-            return packed if worker else value
-        key = self._prefix + secrets.token_hex(8)
-        try:
-            opened(self._blob).write(key, packed.parts())
-        except (SsdagError, OSError) as error:
-            _log.warning("a result of %d bytes cannot be stored, and is sent to the driver: %s: %s",
-                         packed.nbytes, type(error).__name__, error)  # fmt: skip
-            return packed if worker else value
-        return Arrived(key, packed.nbytes)
-
-
-def _storing(
-    function: bytes, blob: bytes, prefix: str, threshold: int, node: str | None, always: bool
-) -> Storing:
-    return Storing(load_function(function), blob, prefix, threshold, node, always=always)
-
-
-def is_light(value: Any, threshold: int) -> bool:
-    """Say whether a value is surely below a size, where that is seen without pickling it."""
-    cls = type(value)
-    if cls in _ATOMS:
-        return True
-    if cls in _TEXTS:
-        return len(value) < threshold
-    if cls.__module__ == "numpy" and not getattr(value, "dtype", _OBJECTS).hasobject:
-        return bool(value.nbytes < threshold)
-    return False
-
-
-class _OBJECTS:
-    """Stands for the dtype of what has none."""
-
-    hasobject = True
-
-
-def weight(value: Any) -> int:
-    """Return the bytes of a value that says its size, 0 if it does not.
-
-    Texts, bytes, and whatever has ``nbytes``: arrays, tensors, tables.
-    """
-    cls = type(value)
-    if cls in _ATOMS:
-        return 0
-    if cls in _TEXTS:
-        return len(value)
-    if isinstance(value, memoryview):
-        return 0  # it cannot be pickled
-    try:
-        size = value.nbytes
-    except Exception:  # user code
-        return 0
-    return size if type(size) is int else 0
-
-
-WRAPPERS.add(__file__)
-
-__all__ = ["Arrived", "Packed", "Place", "StoredValue", "Storing", "fetch", "is_light", "weight"]

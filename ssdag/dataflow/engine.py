@@ -384,9 +384,9 @@ class Engine:
         """Return a future of an item or attribute of a future's result."""
         return self.call(joining.LIFTS[kind], (future, key))
 
-    def may_retry(self, options: Options) -> bool:
-        """Say whether failures of tasks with these options may be retried."""
-        return self._retrying.allows(options)
+    def retry_budget(self, options: Options) -> float:
+        """Return how many failures of a task with these options may be retried."""
+        return self._retrying.budget(options)
 
     # -- looking ---------------------------------------------------------------------
 

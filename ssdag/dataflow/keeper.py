@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from ssdag.connectors.filesystem import machine
-from ssdag.connectors.stored import Place, StoredValue, Storing
+from ssdag.connectors.stored import Place, StoredValue
+from ssdag.connectors.storing import Storing
 from ssdag.errors import SsdagError
 from ssdag.wire import guard
 
@@ -78,11 +79,13 @@ class Keeper:
         self._values.wake()  # now, and not from the garbage collector
         return value
 
-    def put(self, packed: Packed) -> StoredValue:
-        """Store a value; raises what the connector raises."""
+    def put(self, packed: Packed, source: Any) -> StoredValue:
+        """Store a value of this process; raises what the connector raises."""
         key = self.prefix + secrets.token_hex(8)
         self.place.connector.write(key, packed.parts())
-        return self.take(key, packed.nbytes)
+        value = self.take(key, packed.nbytes)
+        value.copy_of(source)
+        return value
 
     def moved(self, value: StoredValue, new: StoredValue) -> None:
         """Let a value that was lost stand for one that was made in its place.

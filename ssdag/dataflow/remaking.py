@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import ssdag.arguments as arguments
 from ssdag.connectors.lazy import LazyReference
 from ssdag.connectors.packing import pack
-from ssdag.connectors.stored import StoredValue, weight
+from ssdag.connectors.stored import StoredValue
+from ssdag.connectors.storing import weight
 from ssdag.errors import EngineClosedError, LostValueError, SsdagError
 from ssdag.futures import LOCK, Future
 from ssdag.references import Reference
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("ssdag")
 
-#: A value is made again so often at most: a store that is too small loses it each time.
+#: A value is made again so often at most, or as often as its task may be retried: a store
+#: that is too small loses it each time.
 _MOST = 3
 #: Tasks above a value that are remembered; a loop would make an endless chain.
 _DEPTH = 100
@@ -113,7 +115,7 @@ class Remaking:
 
     def origin(self, task: Task) -> Origin | None:
         """Return what it takes to run a task again; None if that is not allowed."""
-        if not task.app.cache and not self._engine.may_retry(task.options):
+        if not task.app.cache and not self._engine.retry_budget(task.options):
             return None
         try:
             return Origin(task)
@@ -131,7 +133,7 @@ class Remaking:
         if found is None or task.state not in (TaskState.LAUNCHED, TaskState.RUNNING):
             return False
         # A body that used a lazy argument has run in part, and has its own say.
-        if error.in_body and not self._engine.may_retry(task.options):
+        if error.in_body and not self._engine.retry_budget(task.options):
             return False
         with LOCK:
             if not task.move(TaskState.PENDING):
@@ -215,12 +217,17 @@ class Remaking:
             value.remaking = future
             value.remade += 1
         origin = value.origin
+        source = None if value.source is None else value.source()
         try:
+            if source is not None:
+                self._take_again(value, source)
+                self._end(value, None)
+                return future
             if origin is None:
                 raise self._lost(value, "only results of apps with retries or cache=True, and "
                                         "with small arguments, are made again")  # fmt: skip
-            if value.remade > _MOST:
-                raise self._lost(value, f"it was made again {_MOST} times before")
+            if value.remade > max(_MOST, self._engine.retry_budget(origin.options)):
+                raise self._lost(value, f"it was made again {value.remade - 1} times before")
             again = self._run(value, origin)
         except Exception as error:  # building arguments hashes what stands in sets
             self._end(value, error)
@@ -263,13 +270,17 @@ class Remaking:
             if isinstance(new, StoredValue):
                 origin.app.keeper.moved(value, new)
             else:  # the store did not take it
-                whole = new.resolve() if isinstance(new, Reference) else new
-                packed = pack(whole)
-                value.keep(memoryview(bytearray(b"".join(packed.parts()))))
+                self._take_again(value, new)
         except BaseException as raised:
             self._end(value, raised)
         else:
             self._end(value, None)
+
+    def _take_again(self, value: StoredValue, whole: Any) -> None:
+        """Take a value that the driver has, which goes by the driver from now on."""
+        if isinstance(whole, Reference):
+            whole = whole.resolve()
+        value.keep(memoryview(bytearray(b"".join(pack(whole).parts()))))
 
     def _end(self, value: StoredValue, error: BaseException | None) -> None:
         with self._lock:

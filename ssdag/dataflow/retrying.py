@@ -63,9 +63,9 @@ class Retrying:
             self._hand_over(task)
         return True
 
-    def allows(self, options: Options) -> bool:
-        """Say whether failures may be retried at all; a rule of the user's own may say no."""
-        return getattr(options.retry or self._rule, "budget", 1) > 0
+    def budget(self, options: Options) -> float:
+        """Return how many failures may be retried; 1 where a rule of the user's own decides."""
+        return float(getattr(options.retry or self._rule, "budget", 1))
 
     def _again(self, task: Task) -> None:
         with LOCK:

@@ -24,7 +24,8 @@ import ssdag.arguments as arguments
 from ssdag.connectors.chosen import connector_of
 from ssdag.connectors.lazy import lazily
 from ssdag.connectors.packing import Packed, pack
-from ssdag.connectors.stored import Arrived, StoredValue, is_light, weight
+from ssdag.connectors.stored import Arrived, StoredValue
+from ssdag.connectors.storing import is_light, weight
 from ssdag.dataflow.keeper import KEEP_BYTES, Keeper
 from ssdag.dataflow.remaking import Remaking
 from ssdag.errors import SsdagError
@@ -188,10 +189,10 @@ class Values:
                 return value
             if isinstance(value, SharedValue):
                 if value.elsewhere is None or value.elsewhere.place is not keeper.place:
-                    value.elsewhere = keeper.put(Packed(*value.pieces()))
+                    value.elsewhere = keeper.put(Packed(*value.pieces()), value)
                 return value.elsewhere
             packed = pack(value)  # which may be small: a recipe for a large array, say
-            return keeper.put(packed) if packed.nbytes >= self._threshold else value
+            return keeper.put(packed, value) if packed.nbytes >= self._threshold else value
 
         with LOCK:
             args, kwargs = task.args, task.kwargs
@@ -210,7 +211,7 @@ class Values:
         if store not in (None, False) and not is_light(value, self._threshold):
             packed = pack(value)
             if packed.nbytes >= self._threshold:
-                value = self.keeper(store).put(packed)
+                value = self.keeper(store).put(packed, value)
         future: DataFuture[Any] = DataFuture(name, "value")
         future.set_result(value)
         return future

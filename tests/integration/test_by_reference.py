@@ -6,6 +6,7 @@ from __future__ import annotations
 import concurrent.futures as cf
 import gc
 import os
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -64,14 +65,16 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     yield from a_store(request.param, tmp_path)
 
 
-@pytest.fixture(params=["folder", "server", "none"])
+@pytest.fixture(params=["folder", "server", "redis-server", "none"])
 def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     yield from a_store(request.param, tmp_path)
 
 
 def a_store(kind: str, folder: Path) -> Iterator[Any]:
-    if kind == "server":
-        with ssdag.Orchestrator() as db:
+    if kind.endswith("server"):
+        if kind != "server" and shutil.which(kind) is None:
+            pytest.skip(f"there is no {kind}")
+        with ssdag.Orchestrator(server=None if kind == "server" else shutil.which(kind)) as db:
             yield db
     else:
         yield DirectoryConnector(folder / "store") if kind == "folder" else None
@@ -252,7 +255,7 @@ def test_an_app_may_have_a_store_of_its_own(folder: DirectoryConnector, kind: st
         while trace is not None:
             files.append(trace.tb_frame.f_code.co_filename)
             trace = trace.tb_next
-        assert not any(name.endswith("connectors/stored.py") for name in files)
+        assert not any(name.endswith("connectors/storing.py") for name in files)
         assert engine.open_tasks == 0
 
 

@@ -141,6 +141,19 @@ def test_what_may_not_be_run_again_is_a_clear_error(
     assert marks.read_text() == "x"
 
 
+def test_a_lost_argument_that_the_driver_has_is_sent_again(
+    folder: DirectoryConnector, tmp_path: Path
+) -> None:
+    with load(folder, pilot(tmp_path), retries=0) as engine:
+        array = np.full(N, 1.0)
+        held, gone = engine.put(array), engine.put(bytes(8 * N))
+        lose(folder)
+        assert engine.submit(bodies.total, held).result(DEADLINE_S) == N
+        assert held.result()[0] == 1.0
+        with pytest.raises(ssdag.LostValueError):
+            engine.submit(bodies.size, gone).result(DEADLINE_S)
+
+
 def test_heavy_arguments_are_not_kept_to_make_a_value_again(folder: DirectoryConnector) -> None:
     with load(None, LocalExecutor(1)) as engine:
         made = local_app(bodies.double, folder)(np.full(N, 1.0))
