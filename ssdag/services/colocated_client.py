@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ssdag.client.client import Client
 from ssdag.errors import StoreError
 from ssdag.references import Reference
-from ssdag.services.node_facts import node_name
+from ssdag.services.node_facts import is_here, node_name
 from ssdag.wire.context import in_worker
 
 if TYPE_CHECKING:
@@ -57,7 +57,9 @@ class ColocatedReference(Reference):
         In a worker elsewhere it may be started by that, which blocks.
         """
         name = node_name()
-        found = next(((a, p) for node, a, p in self.servers if node == name), None)
+        exact = [ways for ways in self.servers if ways[0] == name]
+        near = exact or [ways for ways in self.servers if is_here(ways[0])]
+        found = near[0][1:] if near else None
         if found is None and self.onward and in_worker():
             from ssdag.services.onward import server_here
 

@@ -11,12 +11,21 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
 
+#: Where a pilot's manager and Slurm say which node a process is on.
+NODE_VARIABLES = ("SSDAG_NODE", "SLURMD_NODENAME")
+
+
+def is_here(node: str) -> bool:
+    """Say whether a node of this name is ours: names may be given with their domain or not."""
+    return node.partition(".")[0] == node_name().partition(".")[0]
+
+
 def node_name() -> str:
     """Return the name that the scheduler has for this node, else that of the machine.
 
     It tells virtual nodes on one machine apart.
     """
-    names = (os.environ.get(name) for name in ("SSDAG_NODE", "SLURMD_NODENAME"))
+    names = (os.environ.get(name) for name in NODE_VARIABLES)
     return next(filter(None, names), None) or socket.gethostname()
 
 

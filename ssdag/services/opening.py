@@ -15,6 +15,7 @@ from ssdag.launchers import SingleLauncher, Step
 from ssdag.launchers.world import without_world
 from ssdag.services import keeper
 from ssdag.services.launch import KeeperLaunch
+from ssdag.services.node_facts import NODE_VARIABLES
 from ssdag.services.remote import RemotePlace
 
 if TYPE_CHECKING:
@@ -186,5 +187,6 @@ def launch_environment(launcher: Launcher) -> dict[str, str]:
     """Return the environment of a launch: ours, but for what is the job's or a rank's."""
     env = without_world(os.environ)
     if launcher.name == "srun":
-        env = {name: value for name, value in env.items() if not _OF_THE_JOB.fullmatch(name)}
-    return env
+        return {name: value for name, value in env.items() if not _OF_THE_JOB.fullmatch(name)}
+    # Others would hand the name of our node on to all.
+    return {name: value for name, value in env.items() if name not in NODE_VARIABLES}

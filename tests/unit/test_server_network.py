@@ -22,7 +22,13 @@ from ssdag.launchers import (
 from ssdag.providers.base import Allocation, Node
 from ssdag.services import on_nodes
 from ssdag.services.network import choose_addresses
-from ssdag.services.node_facts import addresses_here, choose_cores, machine, node_name
+from ssdag.services.node_facts import (
+    addresses_here,
+    choose_cores,
+    is_here,
+    machine,
+    node_name,
+)
 from ssdag.services.on_nodes import choose_hosts
 from ssdag.services.opening import launch_environment, service_step
 from ssdag.services.places import LocalPlace
@@ -101,6 +107,10 @@ def test_this_node(monkeypatch: pytest.MonkeyPatch) -> None:
     assert node_name() == "n7"
     monkeypatch.setenv("SSDAG_NODE", "n8")
     assert node_name() == "n8"
+    assert is_here("n8")
+    assert is_here("n8.cluster.example.org")
+    assert not is_here("n9")
+    assert "SSDAG_NODE" not in launch_environment(MpiexecLauncher())  # it would reach all nodes
     assert machine() == machine()
     assert any(text.startswith("127.0.0.1/") for text in addresses_here()["lo"])
 
