@@ -42,23 +42,30 @@ class Presence:
     def ensure(self) -> None:
         """Listen, if that is not so; costs a look at the socket if it is.
 
+        A server that cannot be reached is left to the reader's own commands, which know how
+        long to try again.
+
         Raises
         ------
         StoreError
-            The server cannot be reached.
+            The server does not let us listen.
         """
-        connection = self._connection
-        node = self._client.node_of(self._key)
-        if (
-            connection is not None
-            and self._pid == os.getpid()
-            and connection.address == node
-            and connection.is_alive()
-        ):
-            return
-        self.close()
-        self._pid = os.getpid()
-        connection = self._client.connect(node)
+        try:
+            node = self._client.node_of(self._key)
+            connection = self._connection
+            if (
+                connection is None
+                or self._pid != os.getpid()
+                or connection.address != node
+                or not connection.is_alive()
+            ):
+                self.close()
+                self._listen(self._client.connect(node))
+        except StoreError as error:
+            if not error.transient:
+                raise
+
+    def _listen(self, connection: Connection) -> None:
         try:
             connection.send(command(b"SUBSCRIBE", self._channel))
             connection.reply()
@@ -71,6 +78,7 @@ class Presence:
         except BaseException:
             connection.close()
             raise
+        self._pid = os.getpid()
         self._connection = connection
 
     def close(self) -> None:

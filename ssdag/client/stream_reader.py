@@ -92,6 +92,8 @@ class StreamReader(StepReading):
         self._held: Held | None = None
         #: Whether the server may have given us an entry that we have not seen.
         self._unsure = True
+        #: Whether we may have more of what was ours already, as after a start under an old name.
+        self._more = False
         self._looked_s = -_LOOK_S
         self._closed = False
 
@@ -220,6 +222,7 @@ class StreamReader(StepReading):
         def work(connection: Connection) -> Found:
             if self._unsure:
                 found = _first(self._ask(connection, mine))
+                self._more = found is not None
                 if found is not None:
                     return found
             self._unsure = True
@@ -264,7 +267,7 @@ class StreamReader(StepReading):
             self._held = entry_id, fields.get(b"at")  # it would be the same again
             raise
         self._held = entry_id, fields.get(b"at")
-        self._unsure = False
+        self._unsure = self._more
         return Entry(number, value)
 
     def _not_taken(self) -> None:

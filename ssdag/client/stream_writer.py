@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import threading
@@ -15,7 +16,7 @@ from ssdag.client.handle import Program, script
 from ssdag.client.records import pack
 from ssdag.client.resp import command
 from ssdag.client.stream_keys import DEFAULT_CAPACITY, run
-from ssdag.errors import DataError, DataTimeoutError
+from ssdag.errors import DataError, DataTimeoutError, SsdagError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -233,7 +234,12 @@ class StreamWriter:
                 self._begin()
             self._stream.open()
             writers = self._stream.options.writers or 1
-            words = (self._end_id, writers, reason.encode()[:4096], "1" if all_writers else "0")
+            words = (
+                self._end_id,
+                writers,
+                reason.encode("utf-8", "replace")[:4096],
+                "1" if all_writers else "0",
+            )
             line = script(scripts.END, self._keys, *words)
             what = f"end of stream {self._stream.name!r}"
             self._client._run(what, lambda c: call(c, line), key=self._keys.stream)
@@ -280,4 +286,5 @@ class StreamWriter:
         if error is None:
             self.end()
         else:
-            self.fail(f"{type(error).__name__}: {error}")
+            with contextlib.suppress(SsdagError):  # the caller shall see its own error
+                self.fail(f"{type(error).__name__}: {error}")

@@ -177,10 +177,16 @@ def test_a_replica_takes_over(tmp_path: Path) -> None:
         owner = cluster.owner(slot_of(stream._core.write_keys.stream))
         for i in range(10):
             stream.append(np.array([i]))
+        node = client.node_of(stream._core.write_keys.stream)
+        names = (f"other {i}" for i in range(1000))
+        other = client.stream(next(n for n in names if client.node_of(f"{{{n}}}".encode()) == node))
+        other.append(np.array([1]))
+        other.end()
         reading = pool.submit(numbers, stream)
         wait_until(lambda: len(stream) == 0)
         assert owner.call("WAIT", 1, 5000) == 1  # the replica knows
         owner.kill()
+        assert numbers(other) == [1]  # one that begins to read just now
         for i in range(10, 20):
             stream.append(np.array([i]), timeout_s=60)
         stream.end()

@@ -157,6 +157,33 @@ def test_writer_killed_while_it_waits(client: Client, db: Orchestrator) -> None:
     assert numbers(stream, 1) == [1]
 
 
+def test_bytes_that_are_gone_are_sent_again(client: Client) -> None:
+    """A writer was stopped for so long that what it had sent went away."""
+    stream = client.stream("u", capacity=1)
+    stream.append(0)
+    with ThreadPoolExecutor(1) as pool:
+        # Another writer, which does not know yet that the stream is full.
+        waiting = pool.submit(stream.writer().append, LARGE, timeout_s=30)
+        wait_until(lambda: client.call("KEYS", PAYLOADS), what="the writer waits")
+        client.call("DEL", *client.call("KEYS", PAYLOADS))
+        assert numbers(stream, 1) == [0]
+        waiting.result(20)
+    with stream.reader(timeout_s=20) as reader:
+        assert (next(reader) == LARGE).all()
+
+
+def test_all_of_an_old_name_is_taken_up(client: Client) -> None:
+    """One that died in the middle of two commands may have left more than one record."""
+    stream = client.stream("u")
+    for i in range(4):
+        stream.append(i)
+    client.call("XGROUP", "CREATE", "{u}:stream", "default", "0")
+    line = ("XREADGROUP", "GROUP", "default", "ssdag/rank 0", "COUNT", 3, "STREAMS")
+    client.call(*line, "{u}:stream", ">")
+    with stream.reader(consumer="rank 0", timeout_s=20) as reader:
+        assert [int(next(reader)) for _ in range(4)] == [0, 1, 2, 3]
+
+
 def test_writer_that_nobody_wakes_looks_again(client: Client) -> None:
     """As if another one had been woken in its place and had died then."""
     stream = client.stream("u", capacity=1)
