@@ -50,8 +50,9 @@ class Loss:
     shard : int
         Which shard held them; 0 for a single server.
     slots : tuple of int
-        First and last slot of the shard: what :meth:`ssdag.Client.slot` says of a key
-        tells whether it was among them. All slots for a single server.
+        First and last slot of the shard, which
+        :func:`ssdag.client.slots.slot_of` tells for the bytes of a key. All slots for a
+        single server.
     restarted : bool
         Whether the shard serves again, empty or with what it had stored on disk.
     reason : str

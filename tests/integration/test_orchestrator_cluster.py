@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,17 +23,6 @@ from tests.conftest import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-SERVERS = [
-    pytest.param(None, id="packaged"),
-    pytest.param(
-        "redis-server",
-        id="redis",
-        marks=pytest.mark.skipif(
-            not shutil.which("redis-server"), reason="no redis-server on PATH"
-        ),
-    ),
-]
 
 #: Names whose slots are in the first, second and third of three shards.
 IN_SHARD = ("b", "c", "a")
@@ -122,10 +110,9 @@ def test_tells_no_secret(db: Orchestrator) -> None:
         Client(db.address, password="wrong").ping()
 
 
-@pytest.mark.parametrize("server", SERVERS)
-def test_copies_take_over(server: str | None) -> None:
+def test_copies_take_over() -> None:
     """A primary is killed: its copy serves, and it comes back as a copy. Nothing is lost."""
-    with Orchestrator(3, replicas=1, server=server, restart=1) as db:
+    with Orchestrator(3, replicas=1, restart=1) as db:
         client = db.client()
         for i in range(60):
             client.put_tensor(f"t{i}", [i])

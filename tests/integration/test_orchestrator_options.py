@@ -186,9 +186,17 @@ def test_open_access(server: str | None, caplog: pytest.LogCaptureFixture) -> No
             assert other.health().ok
 
 
+def knows_three_copies(port: int) -> bool:
+    with redis.Redis(port=port) as node:
+        lines = node.execute_command("CLUSTER NODES")
+    flags = [facts["flags"] for facts in lines.values()]
+    return sum("slave" in f and "fail" not in f for f in flags) == 3
+
+
 def test_open_cluster_whose_copy_takes_over_by_itself() -> None:
     """A shard hangs until the others give it up; later its successor dies. Nothing is lost."""
-    with Orchestrator(3, replicas=1, open_access=True) as db:
+    server = shutil.which("redis-server")
+    with Orchestrator(3, replicas=1, open_access=True, server=server) as db:
         client = db.client()
         db.set_db_conf("cluster-node-timeout", 1500)
         client.put_tensor("c", [1])
@@ -204,6 +212,7 @@ def test_open_cluster_whose_copy_takes_over_by_itself() -> None:
             with copier, pytest.raises(redis.exceptions.NoPermissionError):
                 copier.get("c")
             wait_until(lambda: old.role()[0] == b"slave" and old.role()[3] == b"connected", 20)
+        wait_until(lambda: all(knows_three_copies(port) for port in db.ports), 20)
         os.kill(copy, signal.SIGKILL)
         assert client.get_tensor("c")[0] == 2
         assert not db.losses
