@@ -38,8 +38,8 @@ class StreamCalls(ClientBase):
             one more there, and each reader of a stream that drops, one in work.
         policy : {"block", "drop_oldest", "latest"}, optional
             What a writer does when the stream is full: it waits until every group of
-            readers is done with a record (the default); it drops the oldest record that
-            nobody has in work; or ``"latest"``: only the newest one is kept.
+            readers that is there is done with a record (the default); it drops the oldest
+            record that nobody has in work; or ``"latest"``: only the newest one is kept.
         evict : bool, optional
             Whether a record goes when every group is done with it (True). Else it stays,
             for groups that come later, until its room is needed.

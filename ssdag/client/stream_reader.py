@@ -9,7 +9,7 @@ import os
 import secrets
 import socket
 import time
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ssdag.client import stream_scripts as scripts
 from ssdag.client.deadline import Deadline
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
     from ssdag.client.connection import Connection
     from ssdag.client.stream_core import StreamCore
-
-#: Where a new group begins: with what is there, or with what comes.
-Start: TypeAlias = Literal["oldest", "newest"]
 
 #: How often a reader looks for what others left behind.
 _LOOK_S = 2.0
@@ -64,7 +61,7 @@ class StreamReader(StepReading):
         stream: StreamCore,
         group: str,
         consumer: str | None,
-        start: Start,
+        begin: str,
         timeout_s: float | None,
         take_over_s: float | None,
     ) -> None:
@@ -83,7 +80,7 @@ class StreamReader(StepReading):
         self.timeout_s = timeout_s
         self._idle = "" if take_over_s is None else str(max(int(take_over_s * 1000), 1))
         self._look_s = _LOOK_S if take_over_s is None else min(_LOOK_S, max(take_over_s, 0.01))
-        self._start = start
+        self._begin = begin
         self._readgroup = (b"XREADGROUP", b"GROUP", self._group, self._me, b"COUNT", b"1")
         self._pid = os.getpid()
         self._joined = False
@@ -177,8 +174,7 @@ class StreamReader(StepReading):
         if not self._joined:
             self._stream.open()
             self._looked_s = -_LOOK_S
-            begin = "0" if self._start == "oldest" else "$"
-            line = script(scripts.JOIN, (self._keys.stream,), self._group, begin)
+            line = script(scripts.JOIN, (self._keys.stream,), self._group, self._begin)
             self._presence.ensure()
             run(self._client, self._what, self._keys, line)
             self._joined = True

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ssdag.client import stream_scripts as scripts
 from ssdag.client.handle import script, sent
-from ssdag.client.resp import command
+from ssdag.client.resp import command, key_bytes
 from ssdag.client.stream_core import StreamCore
 from ssdag.client.stream_keys import run
 from ssdag.client.stream_reader import StreamReader
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from ssdag.client.base import ClientBase
     from ssdag.client.stream_core import StreamInfo
     from ssdag.client.stream_keys import Options
-    from ssdag.client.stream_reader import Start
+
+#: Where a new group begins: with what is there, or with what comes.
+Start: TypeAlias = Literal["oldest", "newest"]
 
 #: How often the newest record is tried again that was read and evicted just then.
 _TRIES = 10
@@ -143,7 +145,8 @@ class Stream:
         Parameters
         ----------
         group : str
-            Each group gets every record; in a group, each goes to one reader.
+            Each group gets every record that is there when it is made, or comes later; in a
+            group, each goes to one reader. See :meth:`add_group`.
         consumer : str, optional
             A name that a reader keeps when it is started anew: it begins with the record
             that it had not done with. Two at a time must not have the same.
@@ -155,9 +158,8 @@ class Stream:
             Records that another reader of the group has in work for so long are taken from
             it, although it lives. Those of readers that are gone are taken at once.
         """
-        if start not in ("oldest", "newest"):
-            raise ConfigError(f"start={start!r}: it is 'oldest' or 'newest'")
-        return StreamReader(self._core, group, consumer, start, timeout_s, take_over_s)
+        begin = _begin(start)
+        return StreamReader(self._core, group, consumer, begin, timeout_s, take_over_s)
 
     def __iter__(self) -> Generator[Any, None, None]:
         with self.reader() as reader:
@@ -198,6 +200,22 @@ class Stream:
     def __bool__(self) -> bool:
         return True
 
+    def add_group(self, group: str, *, start: Start = "oldest") -> None:
+        """Make a group before its readers come, so that no record goes before they had it.
+
+        Nothing happens if there is one.
+
+        Parameters
+        ----------
+        group : str
+            Its name.
+        start : {"oldest", "newest"}
+            Where it begins: with what is there, or with what comes.
+        """
+        keys = self._core.read_keys
+        line = script(scripts.JOIN, (keys.stream,), key_bytes(group), _begin(start))
+        run(self._core.client, f"group of stream {self.name!r}", keys, line)
+
     def remove_group(self, group: str) -> bool:
         """Forget a group, for which writers would wait; return whether there was one."""
         line = script(scripts.REMOVE_GROUP, self._core.read_keys, group)
@@ -211,3 +229,10 @@ class Stream:
         )
         self._core.forget()
         return bool(there)
+
+
+def _begin(start: Start) -> str:
+    """Return where a new group begins, as the server has it."""
+    if start not in ("oldest", "newest"):
+        raise ConfigError(f"start={start!r}: it is 'oldest' or 'newest'")
+    return "0" if start == "oldest" else "$"

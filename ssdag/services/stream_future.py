@@ -70,6 +70,14 @@ class StreamFuture(DataFuture[Stream]):
         """Return a reader; see :meth:`ssdag.client.streams.Stream.reader`."""
         return self.stream.reader(group, **options)
 
+    def add_group(self, group: str, **options: Any) -> StreamFuture:
+        """Make a group before its readers come, and return the future.
+
+        See :meth:`ssdag.client.streams.Stream.add_group`.
+        """
+        self.stream.add_group(group, **options)
+        return self
+
     def __iter__(self) -> Iterator[Any]:
         return iter(self.stream)
 

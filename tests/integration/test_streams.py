@@ -200,6 +200,21 @@ def test_groups_get_all_and_readers_share(client: Client) -> None:
     assert len(stream) == 0
 
 
+def test_a_group_made_before_its_readers_misses_nothing(client: Client) -> None:
+    stream = client.stream("u", capacity=2)
+    stream.add_group("late")
+    stream.add_group("late")
+    stream.append(0)
+    stream.append(1)
+    assert values(stream, "early", count=2) == [0, 1]
+    with pytest.raises(DataTimeoutError):  # "late" has not had them
+        stream.append(2, timeout_s=0)
+    assert values(stream, "late", count=2) == [0, 1]
+    stream.append(2)
+    with pytest.raises(ConfigError, match="start="):
+        stream.add_group("other", start="middle")  # type: ignore[arg-type]
+
+
 def test_a_group_that_begins_with_what_comes(client: Client) -> None:
     stream = client.stream("u")
     stream.append(1)
