@@ -16,6 +16,10 @@ _MAP_S = 1.0
 _FIRST_DELAY_S = 0.01
 _LONGEST_DELAY_S = 0.5
 
+#: After so many older descriptions in a row, of several nodes, another cluster has taken
+#: the place of the one that was known.
+_OLDER = 8
+
 
 class WatchMap:
     """The map of a place; a single server has all keys.
@@ -32,6 +36,7 @@ class WatchMap:
         self._topology = Topology(())
         self._table: list[Address | None] = []
         self._delay_s = _FIRST_DELAY_S
+        self._older = 0
         #: When to ask for it.
         self.due_s = 0.0
 
@@ -76,8 +81,13 @@ class WatchMap:
             It is not understood.
         """
         found = parse_nodes(text.decode("utf-8", "replace"), said_by)
-        if not found.primaries or found.epoch < self._topology.epoch:
+        if not found.primaries:
             return None
+        if found.epoch < self._topology.epoch:
+            self._older += 1
+            if self._older < _OLDER:
+                return None
+        self._older = 0
         before = self._table
         self._topology, self._table = found, found.table()
         return self._table != before

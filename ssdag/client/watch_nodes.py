@@ -97,6 +97,7 @@ class Nodes:
         if wake_fd >= 0:
             self._poller.register(wake_fd, select.POLLIN)
         self._by_fd: dict[int, WatchedNode] = {}
+        self._seeds = place.addresses
         self._nodes: dict[Address, WatchedNode] = {a: WatchedNode(a) for a in place.addresses}
         self._turn = 0
 
@@ -224,6 +225,9 @@ class Nodes:
 
     def _connect(self, now: float) -> None:
         """Connect what is due, and ask for the map if that is due."""
+        if not self._by_fd:  # nobody is left whom we know: begin anew
+            for address in self._seeds:
+                self._nodes.setdefault(address, WatchedNode(address))
         for node in list(self._nodes.values()):
             if node.link is None and node.next_s <= now:
                 node.began_s = now
