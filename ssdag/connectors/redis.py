@@ -15,6 +15,7 @@ from ssdag.client.client import Client
 from ssdag.client.resp import ReplyError, command, commands, explain
 from ssdag.client.shared import shared_client
 from ssdag.connectors.base import Connector, as_views, check_key, missing
+from ssdag.connectors.filesystem import machine
 from ssdag.connectors.memory import fresh
 from ssdag.connectors.places import key_of, matching, place_of
 from ssdag.errors import ConfigError, DataTimeoutError, SerializationError, StoreError
@@ -109,7 +110,8 @@ class RedisConnector(Connector):
                 "a connector whose client was given a password does not pickle, so that the "
                 "password stays here: give the client password_file= instead"
             )
-        return _reopen, (client.address, client.password_file, self._name)
+        where = machine() if self.scope == "node" else ""
+        return _reopen, (client.address, client.password_file, self._name, where)
 
     def __ssdag_hash__(self) -> bytes:
         # Where data are kept does not tell calls apart: the server is another in each run.
@@ -119,8 +121,7 @@ class RedisConnector(Connector):
 
     def write(self, key: str, parts: Sequence[Buffer]) -> None:
         """Publish a value in place of what is there; see :class:`Connector`."""
-        place = self._key(key)
-        self._set(key, place, parts, b"", idempotent=True)
+        self._set(key, self._key(key), parts, b"", idempotent=True)
 
     def add(self, key: str, parts: Sequence[Buffer]) -> bool:
         """Publish a value if there is none; see :class:`Connector`."""
@@ -150,8 +151,7 @@ class RedisConnector(Connector):
 
     def copy_many(self, pairs: Iterable[tuple[str, str]]) -> list[str]:
         """Copy on the server; return the sources that are missing."""
-        pairs = list(pairs)
-        absent = []
+        pairs, absent = list(pairs), []
         for at in range(0, len(pairs), _BATCH):
             window = pairs[at : at + _BATCH]
             lines = [self._copy_line(*pair) for pair in window]
@@ -169,9 +169,9 @@ class RedisConnector(Connector):
         return absent
 
     def _copy_line(self, source: str, target: str) -> tuple[bytes, ...]:
-        if source == target:  # which COPY refuses
-            return (b"EXISTS", self._key(source))
-        return (b"COPY", self._key(source), self._key(target), b"REPLACE")
+        start = self._key(source)
+        same = source == target  # which COPY refuses
+        return (b"EXISTS", start) if same else (b"COPY", start, self._key(target), b"REPLACE")
 
     def delete(self, key: str) -> bool:
         """Remove a value; return whether there was one.
@@ -314,9 +314,8 @@ class RedisConnector(Connector):
                     return
                 left_s = None if end_s is None else max(end_s - time.monotonic(), 0.0)
         except DataTimeoutError:
-            raise DataTimeoutError(
-                f"{key!r} did not come within {timeout_s} s in {self!r}"
-            ) from None
+            text = f"{key!r} did not come within {timeout_s} s in {self!r}"
+            raise DataTimeoutError(text) from None
 
     def close(self) -> None:
         """Close idle connections; the next call opens them again."""
@@ -339,5 +338,13 @@ class RedisConnector(Connector):
         raise explain(answer, self._client.address, what) from None
 
 
-def _reopen(address: str, password_file: str | None, name: str) -> RedisConnector:
+def _reopen(address: str, password_file: str | None, name: str, where: str) -> RedisConnector:
+    """Open it again; `where` is the only machine that reaches the server, if there is one."""
+    if where not in ("", machine()):
+        failure = StoreError(
+            f"the server at {address} is on another machine, and reached only there: "
+            "Orchestrator(interface=...) opens it to others"
+        )
+        failure.transient = False
+        raise failure
     return RedisConnector(shared_client(address, password_file), name)

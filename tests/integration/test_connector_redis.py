@@ -15,7 +15,7 @@ import pytest
 
 from ssdag.client import Client
 from ssdag.connectors import DistributedDict, RedisConnector
-from ssdag.connectors.redis import _reopen
+from ssdag.connectors import redis as redis_module
 from ssdag.errors import (
     ConfigError,
     DataError,
@@ -257,11 +257,18 @@ def test_prefixes_of_ensembles_do_not_matter(db: Orchestrator, near: RedisConnec
     assert bytes(near.read("x")) == b"data"
 
 
-def test_scope(db: Orchestrator) -> None:
+def test_scope(db: Orchestrator, monkeypatch: pytest.MonkeyPatch) -> None:
     assert RedisConnector(db).scope == "node"
     assert RedisConnector(db.tcp_address or "", password_file=db.password_file).scope == "node"
     for address in ("10.0.0.1:6379", "node7:1,node8:2", "tcp://node7:1"):
-        assert _reopen(address, None, "store").scope == "network"
+        far = RedisConnector(address)
+        assert far.scope == "network"
+        assert pickle.loads(pickle.dumps(far)).scope == "network"
+    near = pickle.dumps(RedisConnector(db))
+    monkeypatch.setattr(redis_module, "machine", lambda: "another")
+    with pytest.raises(StoreError, match="another machine") as caught:
+        pickle.loads(near)
+    assert not caught.value.transient
 
 
 def test_other_programs(db: Orchestrator, near: RedisConnector) -> None:
