@@ -72,6 +72,7 @@ class AttachedOrchestrator(Orchestrator):
         folder = Path(record.folder)
         here = socket.gethostname()
         deployment = Deployment(plan, [LocalPlace()], folder, self._stopping)
+        deployment.foreign = not self._ours
         for member, server in zip(deployment.members, record.servers, strict=True):
             if server.hostname != here or not self._ours:
                 member.place = Elsewhere(server.hostname)

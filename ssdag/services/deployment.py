@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -38,6 +40,9 @@ _ROUNDS = 4
 _ASK_S = 2.0
 _ROLE_S = 0.5
 
+#: A cluster has replaced a dead node by itself after so long, if it can.
+_ELECTION_S = 30.0
+
 #: A cluster may take so many times as long as a server to be ready: its nodes tell each
 #: other of the slots by chance meetings.
 _FORMING = 3
@@ -69,6 +74,8 @@ class Deployment:
         self.places = places
         self._stopping = stopping
         self._failover_lock = threading.Lock()
+        #: Whether others command the servers: we only watch them.
+        self.foreign = False
         self.members = members_of(plan, places, folder)
 
     @property
@@ -239,16 +246,28 @@ class Deployment:
             living = [m for m in self.of_shard(dead.shard) if m is not dead and m.alive]
             if self._serving(living):
                 return True  # the servers have decided so themselves, or it was a copy
+            if self.foreign:
+                return self._wait_for_heir(living)
             for copy in living if dead.primary else ():
                 try:
                     cluster.take_over(copy.address, self.plan.login, self._stopping)
                 except SsdagError as error:
+                    if self._serving(living):  # somebody else who watches was quicker
+                        return True
                     _log.warning("%s cannot take over: %s", copy.request.name, error)
                 else:
                     dead.primary, copy.primary = False, True
                     return True
             # Who serves may hang just now.
             return not dead.primary and any(m.primary for m in living)
+
+    def _wait_for_heir(self, living: Sequence[Member]) -> bool:
+        """Wait until servers that are not ours to command have chosen who serves."""
+        deadline = time.monotonic() + _ELECTION_S
+        while living and not self._serving(living):
+            if time.monotonic() > deadline or self._stopping.wait(_ROLE_S):
+                return False
+        return bool(living)
 
     def _serving(self, living: Sequence[Member]) -> bool:
         """Return whether one of the living members of a shard serves it, and note who."""
@@ -267,31 +286,38 @@ class Deployment:
 
         Without threads of its own: it may be called as the interpreter ends.
         """
-        started = [(m, m.server) for m in self.members if m.server is not None]
-        grace_s = self._have_stored() if store and self.plan.options.persistence else 0.0
-        for _, server in started:
-            server.end(grace_s)
+        started = [m.server for m in self.members if m.server is not None]
+        if store and self.plan.options.persistence:
+            self._have_stored()
+        for server in started:
+            server.end(0.0)
             server.clear()
 
-    def _have_stored(self) -> float:
-        """Have servers store their data and end; return how long their last steps may take."""
+    def _have_stored(self) -> None:
+        """Have servers store their data and end; say so where they do not."""
         living = [m for m in self.members if m.alive]
         # What is appended write by write is whole at any orderly end.
         how = b"SAVE" if self.plan.options.persistence == "rdb" else b"NOSAVE"
         line = [b"SHUTDOWN", how]
         answers = ask([m.address for m in living], [line], self.plan.login, _STORING_S)
         for member, answer in zip(living, answers, strict=True):
-            # One that has done so hangs up without an answer.
+            server = member.server
+            assert server is not None
+            why: object = answer
             if isinstance(answer, list):
-                assert member.server is not None
-                _log.error(
-                    "%s cannot store its data in %s: %s; its last words:\n%s",
-                    member.request.name,
-                    member.server.folder,
-                    answer[0],
-                    member.server.log_tail(),
-                )
-        return _LAST_STEPS_S
+                why = answer[0]
+            else:
+                # One that has stored all hangs up without an answer.
+                with contextlib.suppress(TimeoutError):
+                    server.wait(_LAST_STEPS_S)
+                    continue
+            _log.error(
+                "%s has not stored its data in %s: %s; its last words:\n%s",
+                member.request.name,
+                server.folder,
+                why,
+                server.log_tail(),
+            )
 
     def let_go(self) -> None:
         """Watch the servers no more; they outlive us."""

@@ -26,10 +26,10 @@ _SOCKET_NAME = "server.sock"
 #: A shard talks to the other shards on the port so far above its own.
 BUS = 10000
 
-#: Where free ports are looked for: with those of the bus still below 32768, where the
-#: ports of outgoing connections begin.
+#: Where free ports are looked for. Those of the bus come after all of them, still below
+#: 32768, where the ports of outgoing connections begin.
 _FIRST_PORT = 10240
-_PORTS = 12000
+_PORTS = BUS
 _PORT_PROBES = 1000
 
 

@@ -214,5 +214,5 @@ def test_disk_refuses(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     began = time.monotonic()
     db.stop()
     assert time.monotonic() - began < 10
-    assert "cannot store its data" in caplog.text
+    assert "has not stored its data" in caplog.text
     assert db.state is ServiceState.STOPPED
