@@ -20,6 +20,8 @@ from ssdag.client.watch import Watcher
 from ssdag.client.watchers import close_watcher
 from ssdag.errors import DataTimeoutError, StoreError
 from tests.conftest import wait_until
+from tests.integration.bridged import BridgedHosts
+from tests.integration.namespaces import refusal
 from tests.integration.redis_cluster import RedisCluster, Server
 from tests.integration.test_client_cluster import SERVERS
 
@@ -231,3 +233,35 @@ def test_wrong_password(cluster: RedisCluster) -> None:
     assert not error.transient
     assert watcher.closed
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(refusal() is not None, reason=refusal() or "")
+def test_a_host_is_cut_off(tmp_path: Path) -> None:
+    """Nobody hangs up: that another node has taken over is learned from the others."""
+    hosts = BridgedHosts(6)
+    try:
+        with (
+            RedisCluster(tmp_path, 3, 1, hosts=hosts) as cluster,
+            cluster.client() as client,
+            cluster.client() as other,
+        ):
+            listening(client)
+            name = name_at(cluster, cluster.servers[0])
+            future = client.tensor_future(name)
+            done: list[bool] = []
+
+            def block() -> None:
+                client.wait_tensor(name, 60)
+                done.append(True)
+
+            blocked = threading.Thread(target=block)
+            blocked.start()
+            hosts.cut(0)
+            other.put_tensor(name, [7])  # returns when the replica has taken over
+            assert future.result(60).tolist() == [7]
+            blocked.join()
+            assert done
+            close_watcher(client, StoreError("the test is over"))
+    finally:
+        hosts.remove()
