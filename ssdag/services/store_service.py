@@ -25,9 +25,11 @@ from ssdag.services.on_nodes import check_seen, password_folder
 from ssdag.services.server import how_ended, quote
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ssdag.client.client import Client
+    from ssdag.client.conditions import Condition
+    from ssdag.futures import DataFuture
     from ssdag.services.node import RestartPolicy
     from ssdag.services.places import Place, PlacedServer
     from ssdag.services.plan import Member, Plan
@@ -78,6 +80,7 @@ class StoreService(DataFutures):
         self._folder: Path | None = None
         self._deployment: Deployment | None = None
         self._losses: list[Loss] = []
+        self._given_up: list[tuple[int, int, SsdagError]] = []
         self._recordings: list[Recording] = []
 
     @abstractmethod
@@ -261,12 +264,31 @@ class StoreService(DataFutures):
                 with self._lock:
                     self._error = error
                 if not served:
-                    client = shared_client(self._address(), self._password_file())
-                    first, last = slots_of(member.shard, self._plan.shards)
-                    self._fail_slots(client, first, last, error)
+                    self._given_up.append((*slots_of(member.shard, self._plan.shards), error))
+                    self._fail_given_up()
                 return
             self._give_up(error)
         self._leave_scope()
+
+    def _future(
+        self,
+        condition: Condition,
+        result: Callable[[Client], object],
+        timeout_s: float | None,
+        future: DataFuture[Any] | None = None,
+    ) -> DataFuture[Any]:
+        future = super()._future(condition, result, timeout_s, future)
+        if self._given_up:
+            self._fail_given_up()
+        return future
+
+    def _fail_given_up(self) -> None:
+        """Fail what waits for data in slots that nobody will serve any more."""
+        if self._state.final:
+            return  # all has failed
+        client = shared_client(self._address(), self._password_file())
+        for first, last, error in self._given_up:
+            self._fail_slots(client, first, last, error)
 
     def _write_losses(self) -> None:
         """Leave word for those who miss data; see :mod:`ssdag.client.losses`."""

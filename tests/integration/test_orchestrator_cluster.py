@@ -160,6 +160,7 @@ def test_lost_shard() -> None:
     error = gone.exception(5)
     assert isinstance(error, StoreError)
     assert "slots 5461 to 10921" in str(error)
+    assert db.tensor("c").exception(5) is error
     client.put_tensor("f", [5])
     assert stays.result(5)[0] == 5
     assert client.get_tensor(IN_SHARD[0])[0] == client.get_tensor(IN_SHARD[2])[0] == 1
