@@ -313,6 +313,9 @@ class Engine:
 
     def hand_over_again(self, task: Task) -> None:
         """Take a task to an executor that was ready before, and failed or was held up."""
+        if task.app.cache and task.more().memo_key is None:  # its arguments were not there
+            self._memo.in_thread(functools.partial(self._begin_cached, task))
+            return
         if len(self.executors) > 1 and task.executor is not self._internal:
             task.executor = None  # perhaps elsewhere this time
         self._hand_over(task)

@@ -42,6 +42,7 @@ _log = logging.getLogger("ssdag")
 _MOST = 3
 #: Tasks above a value that are remembered; a loop would make an endless chain.
 _DEPTH = 100
+_READY = TaskState.READY
 #: Larger arguments are not kept for this.
 _LIGHT_BYTES = 1 << 16
 
@@ -130,7 +131,8 @@ class Remaking:
         if not isinstance(error, LostValueError):
             return False
         found = self._values.find(error.key)
-        if found is None or task.state not in (TaskState.LAUNCHED, TaskState.RUNNING):
+        # Ready: its arguments were needed for the key of the cache.
+        if found is None or task.state not in (_READY, TaskState.LAUNCHED, TaskState.RUNNING):
             return False
         # A body that used a lazy argument has run in part, and has its own say.
         if error.in_body and not self._engine.retry_budget(task.options):

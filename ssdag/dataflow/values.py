@@ -68,6 +68,8 @@ class Values:
         self._store = store
         self._threshold = threshold
         self._lock = threading.Lock()
+        #: No call is left in the queue when the thread ends; the collector may call in between.
+        self._calling = threading.RLock()
         self._keepers: dict[int | str, tuple[Any, Keeper]] = {}
         #: What the thread has to do: keys to delete, calls, None to end.
         self.released: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -237,9 +239,13 @@ class Values:
     # -- the thread ------------------------------------------------------------------
 
     def call(self, function: Callable[[], None]) -> None:
-        """Have a function called by the thread."""
-        self.released.put(function)
-        self.wake()
+        """Have a function called by the thread, or here if that has ended."""
+        with self._calling:
+            if not self._closed:
+                self.released.put(function)
+                self.wake()
+                return
+        _call(function)
 
     def wake(self) -> None:
         """Start the thread, if there is none."""
@@ -289,16 +295,18 @@ class Values:
         """
         with self._lock:
             keepers = bool(self._keepers)
-        if not keepers:
+        with self._calling:
+            if keepers:
+                self.wake()
             self._closed = True
+            thread = self._thread
+            if thread is not None:
+                self.released.put(None)
+        if thread is None:
             return
-        self.wake()
-        self._closed = True
-        thread = self._thread
-        if thread is None or thread is threading.current_thread():
+        if thread is threading.current_thread():
             self._end()
             return
-        self.released.put(None)
         done = -1
         while thread.is_alive() and done != self.steps:
             done = self.steps

@@ -99,6 +99,18 @@ def test_a_cached_app_makes_its_result_again_and_remembers_the_new_one(
     assert marks.read_text() == "xx"
 
 
+def test_a_cached_app_with_a_lost_argument_waits_for_it(
+    folder: DirectoryConnector, marks: Path
+) -> None:
+    with load(None, LocalExecutor(1), retries=1) as engine:
+        made = local_app(bodies.note, folder)(str(marks), N)
+        total = ssdag.python_app(cache=True)(bodies.total)
+        engine.wait()
+        lose(folder)
+        assert [total(made).result(DEADLINE_S) for _ in range(2)] == [N, N]
+    assert marks.read_text() == "xx"
+
+
 def test_inputs_that_were_freed_are_made_again_too(folder: DirectoryConnector, marks: Path) -> None:
     with load(None, LocalExecutor(1)) as engine:
         made = local_app(bodies.note, folder)(str(marks), N)
@@ -233,6 +245,31 @@ def test_a_task_that_waits_for_a_lost_value_can_be_ended(
             engine.close()
             with pytest.raises(ssdag.EngineClosedError):
                 waits.result(DEADLINE_S)
+
+
+def test_a_user_who_waits_for_a_lost_value_hears_of_the_end_of_the_engine(
+    folder: DirectoryConnector, marks: Path, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    gate.touch()
+    errors: list[BaseException] = []
+    with load(None, LocalExecutor(1)) as engine:
+        made = local_app(bodies.hold_second_time, folder)(str(marks), str(gate), N)
+        engine.wait()
+        lose(folder)
+
+        def ask() -> None:
+            try:
+                made.result()
+            except BaseException as error:
+                errors.append(error)
+
+        user = threading.Thread(target=ask)
+        user.start()
+        wait_until(lambda: marks.read_text() == "xx", DEADLINE_S, "it is being made again")
+        engine.close()
+        user.join(DEADLINE_S)
+    assert [type(error) for error in errors] == [ssdag.EngineClosedError]
 
 
 # -- servers that die and hang ---------------------------------------------------------
