@@ -356,6 +356,7 @@ def test_one_of_many_adds_and_takes(connector: Connector) -> None:
     assert connector.keys() == []
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_after_a_fork(connector: Connector) -> None:
     connector.write("x", [b"parent"])
     process = multiprocessing.get_context("fork").Process(target=bodies.echo, args=(connector,))
