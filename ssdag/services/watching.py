@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 #: cut off sends no end of its connections.
 _BEAT_S = 0.5
 _SILENCE_S = 10.0
-_RECONNECT_S = 0.2
+#: For one look more after a connection broke; that nobody listens is seen at once.
+_RECONNECT_S = 5.0
 
 
 class FoundServer(PlacedServer):
@@ -124,7 +125,7 @@ class FoundServer(PlacedServer):
                     connection.reply()
                     silent_since_s = time.monotonic()
         except (ConnectionLostError, ReplyError, StoreError):
-            # One look more: a connection may be cut for other reasons.
+            # A connection may be cut for other reasons.
             (answer,) = ask([self._address], [[b"PING"]], self._login, _RECONNECT_S)
             return not isinstance(answer, Exception)
 

@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,10 @@ import psutil
 import pytest
 
 from ssdag.errors import CheckpointError, ServiceError, ServiceStartError, StoreError
+from ssdag.services.admin import Login
+from ssdag.services.checkpoint import ServerRecord
 from ssdag.services.orchestrator import Orchestrator
+from ssdag.services.watching import FoundServer
 from ssdag.states import ServiceState
 from tests.conftest import wait_until
 
@@ -38,6 +42,8 @@ SERVERS = [
 
 DRIVER = """
 import os, signal, sys
+from ssdag.services.admin import Login
+from ssdag.services.checkpoint import ServerRecord
 from ssdag.services.orchestrator import Orchestrator
 with Orchestrator(persistent=True) as db:
     db.client().put_tensor("a", [1, 2])
@@ -216,3 +222,50 @@ def test_disk_refuses(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert time.monotonic() - began < 10
     assert "has not stored its data" in caplog.text
     assert db.state is ServiceState.STOPPED
+
+
+def found_elsewhere(db: Orchestrator) -> FoundServer:
+    """The server as a driver on another node sees it: nothing but its address."""
+    record = ServerRecord(0, "elsewhere", "127.0.0.1", db.ports[0], None, "", 0, 0)
+    login = Login(Path(db.password_file).read_text().strip())
+    return FoundServer(record, login, ours=True)
+
+
+def test_server_elsewhere_ends() -> None:
+    """Its end is seen by its connection; one that is cut for other reasons is no end."""
+    with Orchestrator() as db:
+        server = found_elsewhere(db)
+        ended = threading.Event()
+
+        def wait_for_it() -> None:
+            server.wait()
+            ended.set()
+
+        watch = threading.Thread(target=wait_for_it)
+        watch.start()
+        redis = db.client().redis
+        wait_until(lambda: len(redis.client_list(_type="normal")) > 1, 5, "it is connected")
+        redis.client_kill_filter(_type="normal", skipme=True)
+        with pytest.raises(TimeoutError):
+            found_elsewhere(db).wait(0.7)  # longer than its beat
+        assert not ended.is_set()
+        assert server.running()
+        assert db.pid is not None
+        os.kill(db.pid, signal.SIGKILL)
+        assert ended.wait(2)
+        assert not server.running()
+        watch.join()
+
+
+def test_server_elsewhere_is_ended() -> None:
+    with Orchestrator() as db:
+        server = found_elsewhere(db)
+        watch = threading.Thread(target=server.wait)
+        watch.start()
+        server.let_go()
+        watch.join(5)
+        assert not watch.is_alive()
+        other = found_elsewhere(db)
+        process = psutil.Process(db.pid)
+        other.end(0.0)
+        wait_until(lambda: not process.is_running() or db.state is ServiceState.FAILED, 5)
