@@ -49,13 +49,13 @@ import queue
 import select
 import signal
 import socket
-import tempfile
 import threading
 from typing import TYPE_CHECKING, Any
 
 from ssdag.client.address import Address
 from ssdag.errors import ServiceStartError, SsdagError
 from ssdag.launchers.world import RANK_VARIABLES
+from ssdag.services import leftovers
 from ssdag.services.admin import ask
 from ssdag.services.beside import bind, make_folder, prepared
 from ssdag.services.kept import Kept
@@ -115,6 +115,7 @@ class Keeper:
             "pid": os.getpid(), "cpus": sorted(os.sched_getaffinity(0)),
             "addresses": addresses_here(),
         })  # fmt: skip
+        leftovers.sweep()
         try:
             while (line := self._lines.get()) != _OVER:
                 if line is not None:
@@ -210,10 +211,8 @@ class Keeper:
         """Return whether a folder was made by a keeper that is gone; ours are in use."""
         if folder is None:
             return False
-        parent, name = os.path.split(folder)
         known = [k.folder or (k.server and k.server.folder) for k in self._kept.values()]
-        made = parent == tempfile.gettempdir() and name.startswith("ssdag-")
-        return made and folder not in known
+        return leftovers.is_ours(folder) and folder not in known
 
     # -- orders ----------------------------------------------------------------------
 
@@ -255,6 +254,9 @@ class Keeper:
             self.say(failed=name, error=str(error), text=tail, code=code)
             return
         kept.server = server
+        if not request.outlives and leftovers.is_ours(server.folder):
+            with contextlib.suppress(OSError):
+                kept.mark = leftovers.mark(server.folder)
         if kept.unwanted:
             server.end(0.0)
         self.say(started=name, pid=server.pid, host=server.host, port=server.port,

@@ -28,6 +28,8 @@ class Kept:
         self.server: PlacedServer | None = None
         #: A folder that is removed with it.
         self.folder: str | None = None
+        #: The mark of its folder, see :mod:`ssdag.services.leftovers`.
+        self.mark = -1
         self.unwanted = False
 
     def terminate(self) -> None:
@@ -60,3 +62,6 @@ class Kept:
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
             guard.release_path(self.folder)
+        mark, self.mark = self.mark, -1
+        if mark >= 0:
+            os.close(mark)

@@ -87,7 +87,12 @@ def server_here(text: str) -> tuple[str, str | None]:
                 error.transient = False
                 raise error
         else:
-            found = _start(wanted, path)
+            try:
+                found = _start(wanted, path)
+            except BaseException:
+                with contextlib.suppress(FileNotFoundError):  # the next one tries anew
+                    os.unlink(path)
+                raise
             file.write(json.dumps(found))
             file.flush()
     secret = os.path.join(found["folder"], PASSWORD) if wanted["secret"] else None

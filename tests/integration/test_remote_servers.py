@@ -158,6 +158,11 @@ def test_a_killed_launcher_ends_keeper_and_server(
     assert server.wait(DEADLINE_S) is None
     wait_until(lambda: gone(server.pid), DEADLINE_S, "the server is gone")
     wait_until(lambda: not steps(slurm, job), DEADLINE_S, "the step is over")
+    # All was killed at once; the next keeper there removes what that left.
+    (again,) = open_on("n2")
+    other = again.start(request_of())
+    assert not Path(server.folder).exists()
+    assert Path(other.folder).exists()
 
 
 def test_a_keeper_that_hangs_holds_nobody_up(
