@@ -142,7 +142,7 @@ class Looking:
             look.again = True
         elif self._nodes.ask(look.keys[0], look.line, look):
             look.node = self._nodes.owner(look.keys[0])
-            look.asked, look.again = True, False
+            look.asked, look.again, look.joined = True, False, False
         else:
             self._put_off(look)
 
@@ -153,13 +153,17 @@ class Looking:
         self._troubled[look] = None
 
     def on_event(self, key: bytes, word: bytes) -> None:
-        """Hear of a change of a key."""
+        """Hear of a change of a key.
+
+        What comes before the answer to a question may be from before somebody waited, and
+        be undone by now: then it is asked again. Else something that appears is there.
+        """
         for look in self._waiting.looks_of(key):
             ask = False
             for watch in self._waiting.at(look):
                 if watch.condition.check is not None:
                     self._checker.ask(watch)
-                elif not watch.condition.appears:
+                elif not watch.condition.appears or look.asked or look.joined:
                     ask = True
                 elif word not in REMOVALS:
                     self._done(watch)

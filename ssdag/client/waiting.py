@@ -74,13 +74,27 @@ class Look:
         Whether an answer is on its way,
     again : bool
         and whether it may be too old when it comes.
+    joined : bool
+        Somebody has come since it was asked last: what is told until he has an answer may
+        be from before he waited.
     refused : bool
         Whether the last answer was that it cannot be told just now.
     since_s : float
         Since when there is no answer because of some trouble; 0 if there is none.
     """
 
-    __slots__ = ("again", "asked", "keys", "line", "node", "refused", "since_s", "watches", "words")
+    __slots__ = (
+        "again",
+        "asked",
+        "joined",
+        "keys",
+        "line",
+        "node",
+        "refused",
+        "since_s",
+        "watches",
+        "words",
+    )
 
     def __init__(self, words: tuple[bytes, ...], keys: tuple[bytes, ...]) -> None:
         self.keys = keys
@@ -88,7 +102,7 @@ class Look:
         self.line = command(*words)
         self.watches: dict[DataFuture[Any], Watch] = {}
         self.node: Address | None = None
-        self.asked = self.again = self.refused = False
+        self.asked = self.again = self.joined = self.refused = False
         self.since_s = 0.0
 
 
@@ -127,6 +141,7 @@ class Waiting:
             self._watches[future] = watch
             for look in looks:
                 look.watches[future] = watch
+                look.joined = True
                 self._new[look] = None
             if timeout_s is not None:
                 heapq.heappush(self._deadlines, (now_s + timeout_s, next(self._numbers), watch))

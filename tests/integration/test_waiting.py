@@ -431,3 +431,28 @@ def test_a_condition_of_ones_own(client: Client) -> None:
     assert future.result(20) == "result"
     client.wait(condition, 0)
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("later", ["a wait", "a future"])
+def test_what_was_told_before_the_waiting_began_does_not_count(
+    db: Orchestrator, later: str
+) -> None:
+    """Notes of changes that the earlier wait has not read, of a key that is gone by now."""
+    client = db.client()
+    for _ in range(30):
+        writer = threading.Thread(target=_write_often, args=(client, "told"))
+        writer.start()
+        client.wait_key("told", 30.0)
+        writer.join()
+        client.call("DEL", "told")
+        if later == "a wait":
+            with pytest.raises(DataTimeoutError):
+                client.wait_key("told", 0.005)
+        else:
+            future = client.key_future("told", timeout_s=0.02)
+            assert isinstance(future.exception(30.0), DataTimeoutError)
+
+
+def _write_often(client: Client, key: str) -> None:
+    for _ in range(20):
+        client.call("SET", key, "1")
