@@ -9,6 +9,8 @@ back as the class that was sent.
 
 from __future__ import annotations
 
+import copyreg
+import io
 import itertools
 import pickle
 import traceback
@@ -175,7 +177,9 @@ def _builtin(cls: type[BaseException]) -> Any:
 def _one_to_bytes(error: BaseException) -> bytes:
     """Return the pickle of an exception without its causes; empty if it cannot be sent."""
     try:
-        data = dumps(error)
+        # Packages such as distributed give all exceptions of a process another pickle
+        # (that of tblib), which loses fields.
+        data = _as_built(error) if type(error) in copyreg.dispatch_table else dumps(error)
         twin = loads(data)
         if type(twin).__qualname__ == type(error).__qualname__ and twin.args == error.args:
             return data
@@ -187,6 +191,24 @@ def _one_to_bytes(error: BaseException) -> bytes:
     except Exception:  # user classes
         return b""
     return data
+
+
+def _as_built(error: BaseException) -> bytes:
+    """Return the pickle that an exception's own class gives it."""
+    import cloudpickle
+
+    class Plain(cloudpickle.Pickler):  # type: ignore[misc]
+        """As its base, but deaf to what others say of exceptions."""
+
+        def reducer_override(self, obj: Any) -> Any:
+            """Return how an object is taken apart."""
+            if isinstance(obj, BaseException):
+                return obj.__reduce_ex__(5)
+            return super().reducer_override(obj)
+
+    out = io.BytesIO()
+    Plain(out, 5).dump(error)
+    return out.getvalue()
 
 
 def _one_from(data: bytes, words: tuple[str, str, str], frames: Any) -> BaseException:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import itertools
 import os
 import pickle
@@ -224,6 +225,26 @@ def test_type_arguments_and_attributes(error: BaseException) -> None:
     assert twin.__dict__ == error.__dict__
     for name in ("errno", "filename", "filename2", "value", "code", "name", "path", "reason"):
         assert getattr(twin, name, None) == getattr(error, name, None)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UnicodeDecodeError("utf8", b"\xff", 0, 1, "bad"),
+        StopIteration(7),
+        SystemExit(3),
+        Odd(7, "x"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_package_that_pickles_exceptions_its_own_way(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As distributed does by importing tblib.pickling_support."""
+    from tblib import pickling_support
+
+    monkeypatch.setitem(copyreg.dispatch_table, type(error), pickling_support.pickle_exception)
+    test_type_arguments_and_attributes(error)
 
 
 def test_an_array_among_the_arguments() -> None:
