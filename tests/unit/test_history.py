@@ -64,7 +64,8 @@ def test_every_kind_of_edge_between_tasks(engine: Engine) -> None:
     original = cached(1)
     original.result(DEADLINE_S)
     remembered = cached(1)
-    item = same({"a": 5})["a"]
+    whole = same({"a": 5})
+    item = whole["a"]
     ssdag.gather([later, joined, remembered, item], timeout=DEADLINE_S)
     graph = engine.graph()
     edges = kinds(graph)
@@ -77,7 +78,7 @@ def test_every_kind_of_edge_between_tasks(engine: Engine) -> None:
     assert graph.nodes[original.task_id]["state"] == "done"
     assert graph.nodes[remembered.task_id]["state"] == "memo_done"
     assert graph.nodes[item.task_id]["app"] == "item"
-    assert list(graph.pred[item.task_id]) == [item.task_id - 1]
+    assert list(graph.pred[item.task_id]) == [whole.task_id]
 
 
 def test_states_and_places_of_live_tasks(engine: Engine) -> None:

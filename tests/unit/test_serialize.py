@@ -233,7 +233,7 @@ def test_type_arguments_and_attributes(error: BaseException) -> None:
         UnicodeDecodeError("utf8", b"\xff", 0, 1, "bad"),
         StopIteration(7),
         SystemExit(3),
-        Odd(7, "x"),
+        Odd(7, where="there"),
     ],
     ids=lambda error: type(error).__name__,
 )
