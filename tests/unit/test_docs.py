@@ -98,7 +98,8 @@ def test_the_architecture_page_is_the_tree_as_it_is() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
     package = ROOT / "ssdag"
     parts = [f"{p.parent.name}/" for p in package.glob("*/__init__.py")]
-    parts += [p.name for folder in (package, package / "dataflow") for p in folder.glob("*.py")]
+    folders = ["", "dataflow", "services", "connectors", "client"]
+    parts += [p.name for folder in folders for p in (package / folder).glob("*.py")]
     assert not [part for part in sorted(set(parts)) if f"`{part}`" not in page]
     named = re.findall(r"`(\w+(?:\.py|/))`", page)
     known = {p.name + ("/" if p.is_dir() else "") for p in (package, *package.rglob("*"))}
