@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ssdag.client import Client, npy
+from ssdag.client import Client
+from ssdag.client.tensors import npy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import redis
 
-from ssdag.client import npy
+from ssdag.client.tensors import npy
 from ssdag.connectors import (
     DirectoryConnector,
     DistributedDict,

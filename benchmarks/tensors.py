@@ -29,7 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import facts, load_average
-from ssdag.client import Client, npy
+from ssdag.client import Client
+from ssdag.client.tensors import npy
 from ssdag.services.orchestrator import Orchestrator
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.handing import folder_of_benchmarks
-from ssdag.client import Client, npy
+from ssdag.client import Client
+from ssdag.client.tensors import npy
 
 if TYPE_CHECKING:
     from ssdag import Orchestrator

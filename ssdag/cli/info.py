@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ssdag.errors import SsdagError
-from ssdag.services.server import find_server
+from ssdag.services.servers.server import find_server
 from ssdag.version import __version__
 from ssdag.wire.process import spawn
 

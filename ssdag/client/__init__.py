@@ -5,6 +5,6 @@ Importing it costs numpy and little else; it pulls in no engine.
 """
 
 from ssdag.client.client import Client
-from ssdag.client.dataset import Dataset
+from ssdag.client.datasets.dataset import Dataset
 
 __all__ = ["Client", "Dataset"]

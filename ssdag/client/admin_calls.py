@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ssdag.client.address import Address
 from ssdag.client.base import ClientBase, call
-from ssdag.client.resp import command
+from ssdag.client.transport.address import Address
+from ssdag.client.transport.resp import command
 from ssdag.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from ssdag.client import conditions
-from ssdag.client.async_stream import AsyncStream
 from ssdag.client.client import Client
-from ssdag.client.resp import key_bytes
+from ssdag.client.streams.coroutines import AsyncStream
+from ssdag.client.transport.resp import key_bytes
+from ssdag.client.waiting import conditions
 from ssdag.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from ssdag.client.conditions import Comparison, Condition
-    from ssdag.client.dataset import Dataset
+    from ssdag.client.datasets.dataset import Dataset
+    from ssdag.client.waiting.conditions import Comparison, Condition
 
 T = TypeVar("T")
 P = ParamSpec("P")

@@ -7,12 +7,12 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ssdag.client.address import ENV_PASSWORD_FILE, Place, from_environment
-from ssdag.client.pool import Access
 from ssdag.client.prefixes import Kind, Prefixes
-from ssdag.client.resp import command, commands, key_bytes
-from ssdag.client.route import OneServer
-from ssdag.client.slots import key_of
+from ssdag.client.transport.address import ENV_PASSWORD_FILE, Place, from_environment
+from ssdag.client.transport.pool import Access
+from ssdag.client.transport.resp import command, commands, key_bytes
+from ssdag.client.transport.route import OneServer
+from ssdag.client.transport.slots import key_of
 from ssdag.errors import ConfigError, SerializationError, StoreError
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     import redis
 
-    from ssdag.client.address import Address
-    from ssdag.client.connection import Connection
-    from ssdag.client.route import Route
+    from ssdag.client.transport.address import Address
+    from ssdag.client.transport.connection import Connection
+    from ssdag.client.transport.route import Route
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ class ClientBase:
         )
         self._route: Route
         if place.clustered:
-            from ssdag.client.cluster import Cluster
+            from ssdag.client.transport.cluster import Cluster
 
             self._route = Cluster(place.addresses, self._access)
         else:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from ssdag.client.admin_calls import AdminCalls
 from ssdag.client.async_calls import AsyncCalls
+from ssdag.client.datasets.lists import ListCalls
 from ssdag.client.key_calls import KeyCalls
-from ssdag.client.list_calls import ListCalls
-from ssdag.client.pubsub_calls import PubSubCalls
-from ssdag.client.steering_calls import SteeringCalls
-from ssdag.client.stream_calls import StreamCalls
-from ssdag.client.tensor_sets import TensorSetCalls
-from ssdag.client.wait_calls import WaitCalls
+from ssdag.client.steering.calls import SteeringCalls
+from ssdag.client.streams.calls import StreamCalls
+from ssdag.client.tensors.sets import TensorSetCalls
+from ssdag.client.waiting.calls import WaitCalls
+from ssdag.client.waiting.pubsub_calls import PubSubCalls
 
 
 class Client(

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from ssdag.client import moving
 from ssdag.client.base import ClientBase, call
-from ssdag.client.resp import command, key_bytes
+from ssdag.client.tensors import moving
+from ssdag.client.transport.resp import command, key_bytes
 
 
 class KeyCalls(ClientBase):

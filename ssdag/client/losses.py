@@ -12,8 +12,8 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from ssdag.client.resp import key_bytes
-from ssdag.client.slots import slot_of
+from ssdag.client.transport.resp import key_bytes
+from ssdag.client.transport.slots import slot_of
 from ssdag.errors import DataFormatError, MissingDataError, StoreError
 
 if TYPE_CHECKING:

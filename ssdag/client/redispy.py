@@ -9,7 +9,7 @@ import redis
 from redis.cluster import ClusterNode, RedisCluster
 
 if TYPE_CHECKING:
-    from ssdag.client.address import Place
+    from ssdag.client.transport.address import Place
 
 
 def redis_client(place: Place, password: str | None) -> Any:

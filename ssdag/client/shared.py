@@ -18,7 +18,7 @@ from ssdag.errors import MissingDataError
 from ssdag.references import Reference
 
 if TYPE_CHECKING:
-    from ssdag.client.npy import Array
+    from ssdag.client.tensors.npy import Array
 
 _lock = threading.Lock()
 _clients: dict[tuple[str, str | None], Client] = {}

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from ssdag.client import npy
+from ssdag.client.tensors import npy
 from ssdag.connectors.base import check_key
 from ssdag.connectors.directory import DirectoryConnector, check_place
 from ssdag.connectors.filesystem import machine

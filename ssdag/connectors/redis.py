@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ssdag.client.base import call
 from ssdag.client.client import Client
-from ssdag.client.resp import ReplyError, command, commands, explain
 from ssdag.client.shared import shared_client
+from ssdag.client.transport.resp import ReplyError, command, commands, explain
 from ssdag.connectors.base import Connector, as_views, check_key, missing
 from ssdag.connectors.filesystem import machine
 from ssdag.connectors.memory import fresh
@@ -23,7 +23,7 @@ from ssdag.errors import ConfigError, DataTimeoutError, SerializationError, Stor
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ssdag.client.connection import Connection
+    from ssdag.client.transport.connection import Connection
     from ssdag.connectors.base import Buffer, Scope
 
 _NAME = re.compile(r"[A-Za-z0-9_.@/-]{1,64}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ssdag.client import npy
+from ssdag.client.tensors import npy
 from ssdag.connectors.packing import pack, unpack
 from ssdag.errors import DataFormatError
 

@@ -9,21 +9,21 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssdag.client.address import Address, Place, read_password
-from ssdag.client.resp import ReplyError, explain
 from ssdag.client.shared import ClientReference
+from ssdag.client.transport.address import Address, Place, read_password
+from ssdag.client.transport.resp import ReplyError, explain
 from ssdag.errors import ServiceStartError, SsdagError, StoreError
 from ssdag.services import checkpoint
-from ssdag.services.admin import Login, ask, info
-from ssdag.services.deployment import Deployment
 from ssdag.services.orchestrator import Orchestrator
-from ssdag.services.places import LocalPlace
-from ssdag.services.watching import Elsewhere, FoundServer
+from ssdag.services.servers.admin import Login, ask, info
+from ssdag.services.servers.deployment import Deployment
+from ssdag.services.servers.places import LocalPlace
+from ssdag.services.servers.watching import Elsewhere, FoundServer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ssdag.client.resp import Reply
+    from ssdag.client.transport.resp import Reply
     from ssdag.services.checkpoint import Record, ServerRecord
     from ssdag.services.node import RestartPolicy
 

@@ -22,13 +22,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ssdag.errors import CheckpointError, ServiceStartError
-from ssdag.services.folder import write_private
+from ssdag.services.servers.folder import write_private
 from ssdag.wire import reaper
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ssdag.services.places import PlacedServer
+    from ssdag.services.servers.places import PlacedServer
 
 #: Its name in the orchestrator's folder.
 NAME = "orchestrator.json"
@@ -62,7 +62,7 @@ class Record:
     Attributes
     ----------
     name, identifier, shards, replicas, interface, program, outlives
-        As in :class:`~ssdag.services.deployment.Plan`.
+        As in :class:`~ssdag.services.servers.deployment.Plan`.
     folder : str
         The orchestrator's own folder.
     given_folder : bool
@@ -70,7 +70,7 @@ class Record:
     password_file : str or None
         None: the servers ask for no password.
     options : dict
-        The attributes of :class:`~ssdag.services.options.ServerOptions`.
+        The attributes of :class:`~ssdag.services.servers.options.ServerOptions`.
     servers : tuple of ServerRecord
         All of them.
     """

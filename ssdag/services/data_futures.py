@@ -8,15 +8,15 @@ import time
 from concurrent.futures import InvalidStateError
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ssdag.client import conditions
-from ssdag.client.conditions import Condition
-from ssdag.client.dataset import check_name
-from ssdag.client.dataset_keys import check_base, meta_key
-from ssdag.client.resp import key_bytes
+from ssdag.client.datasets.dataset import check_name
+from ssdag.client.datasets.keys import check_base, meta_key
 from ssdag.client.shared import TensorReference
 from ssdag.client.stored import StoredReference
-from ssdag.client.stream_keys import Keys, Options
-from ssdag.client.watchers import close_watcher, watcher_for
+from ssdag.client.streams.keys import Keys, Options
+from ssdag.client.transport.resp import key_bytes
+from ssdag.client.waiting import conditions
+from ssdag.client.waiting.conditions import Condition
+from ssdag.client.waiting.watchers import close_watcher, watcher_for
 from ssdag.errors import ServiceError, SsdagError, StoreError
 from ssdag.futures import DataFuture
 from ssdag.services.node import ServiceNode
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from ssdag.client.client import Client
-    from ssdag.client.dataset import Dataset
-    from ssdag.client.npy import Array
-    from ssdag.client.stream_keys import Policy
+    from ssdag.client.datasets.dataset import Dataset
+    from ssdag.client.streams.keys import Policy
+    from ssdag.client.tensors.npy import Array
     from ssdag.futures import Future
 
     #: Named here, because inside the class `list` is a method.

@@ -9,13 +9,13 @@ import secrets
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from ssdag.client.address import ENV_ADDRESS, ENV_PASSWORD_FILE
+from ssdag.client.transport.address import ENV_ADDRESS, ENV_PASSWORD_FILE
 from ssdag.errors import ConfigError
 from ssdag.services import checkpoint
-from ssdag.services.facts import ServerFacts
-from ssdag.services.on_nodes import find_places
-from ssdag.services.options import ServerOptions
-from ssdag.services.plan import Plan
+from ssdag.services.keepers.on_nodes import find_places
+from ssdag.services.servers.facts import ServerFacts
+from ssdag.services.servers.options import ServerOptions
+from ssdag.services.servers.plan import Plan
 from ssdag.states import ServiceState
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from ssdag.launchers import Launcher
     from ssdag.services.node import RestartPolicy
-    from ssdag.services.options import Persistence
-    from ssdag.services.places import Place
+    from ssdag.services.servers.options import Persistence
+    from ssdag.services.servers.places import Place
 
 
 class Orchestrator(ServerFacts):
@@ -121,7 +121,7 @@ class Orchestrator(ServerFacts):
         """Return an orchestrator of the kind that is asked for."""
         if not colocated or cls is not Orchestrator:
             return super().__new__(cls)
-        from ssdag.services.colocated import ColocatedOrchestrator
+        from ssdag.services.colocation.colocated import ColocatedOrchestrator
 
         return cast("Self", super().__new__(ColocatedOrchestrator))
 

@@ -13,27 +13,27 @@ from typing import TYPE_CHECKING, Any
 
 from ssdag.client import losses
 from ssdag.client.shared import ClientReference, forget_client, shared_client
-from ssdag.client.slots import slot_of
+from ssdag.client.transport.slots import slot_of
 from ssdag.errors import ServiceError, SsdagError, StoreError
 from ssdag.services import checkpoint
-from ssdag.services.admin import ask, info
-from ssdag.services.cluster import slots_of
 from ssdag.services.data_futures import DataFutures
-from ssdag.services.deployment import Deployment
-from ssdag.services.folder import private_folder, remove_folder, write_private
-from ssdag.services.on_nodes import check_seen, password_folder
-from ssdag.services.server import how_ended, quote
+from ssdag.services.keepers.on_nodes import check_seen, password_folder
+from ssdag.services.servers.admin import ask, info
+from ssdag.services.servers.cluster import slots_of
+from ssdag.services.servers.deployment import Deployment
+from ssdag.services.servers.folder import private_folder, remove_folder, write_private
+from ssdag.services.servers.server import how_ended, quote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ssdag.client.client import Client
-    from ssdag.client.conditions import Condition
+    from ssdag.client.waiting.conditions import Condition
     from ssdag.futures import DataFuture
     from ssdag.services.node import RestartPolicy
-    from ssdag.services.places import Place, PlacedServer
-    from ssdag.services.plan import Member, Plan
-    from ssdag.services.telemetry import Recording
+    from ssdag.services.servers.places import Place, PlacedServer
+    from ssdag.services.servers.plan import Member, Plan
+    from ssdag.services.servers.telemetry import Recording
 
 _log = logging.getLogger("ssdag")
 
@@ -53,7 +53,7 @@ class Loss:
         Which shard held them; 0 for a single server.
     slots : tuple of int
         First and last slot of the shard, which
-        :func:`ssdag.client.slots.slot_of` tells for the bytes of a key. All slots for a
+        :func:`ssdag.client.transport.slots.slot_of` tells for the bytes of a key. All slots for a
         single server.
     restarted : bool
         Whether the shard serves again, empty or with what it had stored on disk.

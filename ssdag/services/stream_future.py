@@ -7,7 +7,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
-from ssdag.client.streams import Stream
+from ssdag.client.streams.stream import Stream
 from ssdag.errors import SsdagError
 from ssdag.futures import DataFuture
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from concurrent.futures import Future
 
-    from ssdag.client.stream_core import StreamInfo
-    from ssdag.client.stream_reader import StreamReader
-    from ssdag.client.stream_steps import Entry
-    from ssdag.client.stream_writer import StreamWriter
+    from ssdag.client.streams.core import StreamInfo
+    from ssdag.client.streams.reader import StreamReader
+    from ssdag.client.streams.steps import Entry
+    from ssdag.client.streams.writer import StreamWriter
 
 _log = logging.getLogger("ssdag")
 
@@ -26,7 +26,7 @@ _log = logging.getLogger("ssdag")
 class StreamFuture(DataFuture[Stream]):
     """The future of a stream; see :meth:`ssdag.Orchestrator.stream`.
 
-    A task that takes it gets the :class:`~ssdag.client.streams.Stream`. In the driver its
+    A task that takes it gets the :class:`~ssdag.client.streams.stream.Stream`. In the driver its
     methods are those of the stream; they wait for the server first. It is iterated over as
     the stream is.
     """
@@ -51,29 +51,29 @@ class StreamFuture(DataFuture[Stream]):
         return self._stream
 
     def append(self, value: Any, *, timeout_s: float | None = None) -> None:
-        """Append a record; see :meth:`ssdag.client.streams.Stream.append`."""
+        """Append a record; see :meth:`ssdag.client.streams.stream.Stream.append`."""
         self.stream.append(value, timeout_s=timeout_s)
 
     def end(self) -> None:
-        """Say that nothing more comes; see :meth:`ssdag.client.streams.Stream.end`."""
+        """Say that nothing more comes; see :meth:`ssdag.client.streams.stream.Stream.end`."""
         self.stream.end()
 
     def fail(self, reason: str) -> None:
-        """Say that the writer gave up; see :meth:`ssdag.client.streams.Stream.fail`."""
+        """Say that the writer gave up; see :meth:`ssdag.client.streams.stream.Stream.fail`."""
         self.stream.fail(reason)
 
     def writer(self) -> StreamWriter:
-        """Return one more writer; see :meth:`ssdag.client.streams.Stream.writer`."""
+        """Return one more writer; see :meth:`ssdag.client.streams.stream.Stream.writer`."""
         return self.stream.writer()
 
     def reader(self, group: str = "default", **options: Any) -> StreamReader:
-        """Return a reader; see :meth:`ssdag.client.streams.Stream.reader`."""
+        """Return a reader; see :meth:`ssdag.client.streams.stream.Stream.reader`."""
         return self.stream.reader(group, **options)
 
     def add_group(self, group: str, **options: Any) -> StreamFuture:
         """Make a group before its readers come, and return the future.
 
-        See :meth:`ssdag.client.streams.Stream.add_group`.
+        See :meth:`ssdag.client.streams.stream.Stream.add_group`.
         """
         self.stream.add_group(group, **options)
         return self
@@ -82,15 +82,15 @@ class StreamFuture(DataFuture[Stream]):
         return iter(self.stream)
 
     def newest(self) -> Entry | None:
-        """Look at the newest record; see :meth:`ssdag.client.streams.Stream.newest`."""
+        """Look at the newest record; see :meth:`ssdag.client.streams.stream.Stream.newest`."""
         return self.stream.newest()
 
     def info(self) -> StreamInfo:
-        """Return what it holds; see :meth:`ssdag.client.streams.Stream.info`."""
+        """Return what it holds; see :meth:`ssdag.client.streams.stream.Stream.info`."""
         return self.stream.info()
 
     def delete(self) -> bool:
-        """Delete all of it; see :meth:`ssdag.client.streams.Stream.delete`."""
+        """Delete all of it; see :meth:`ssdag.client.streams.stream.Stream.delete`."""
         return self.stream.delete()
 
     def ends_with(self, *futures: Future[Any]) -> StreamFuture:

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Self
 
 from ssdag.client import Client
-from ssdag.client.slots import SLOTS
+from ssdag.client.transport.slots import SLOTS
 from ssdag.errors import StoreError
-from ssdag.services.server import find_server
+from ssdag.services.servers.server import find_server
 from ssdag.wire import guard
 from ssdag.wire.process import Process, spawn
 from tests.conftest import wait_until

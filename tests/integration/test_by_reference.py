@@ -22,7 +22,7 @@ from ssdag.executors import FuturesExecutor, LocalExecutor, PilotExecutor, Threa
 from ssdag.executors.pilot.switchboard import Switchboard
 from ssdag.providers.local import LocalProvider
 from ssdag.providers.slurm import SlurmProvider
-from ssdag.services.node_facts import addresses_here
+from ssdag.services.servers.node_facts import addresses_here
 from ssdag.wire import frames
 from ssdag.wire.shared import Handle, SegmentPool, SharedValue
 from tests.conftest import wait_until

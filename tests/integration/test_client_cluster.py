@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ssdag.client import Client
-from ssdag.client.resp import ReplyError
-from ssdag.client.slots import SLOTS, slot_of
+from ssdag.client.transport.resp import ReplyError
+from ssdag.client.transport.slots import SLOTS, slot_of
 from ssdag.errors import MissingDataError, StoreError
 from tests.integration.redis_cluster import PASSWORD, RedisCluster, Server
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ssdag.client import Client
-from ssdag.client.slots import SLOTS, slot_of
+from ssdag.client.transport.slots import SLOTS, slot_of
 from ssdag.errors import SsdagError, StoreError
 from tests.conftest import wait_until
 from tests.integration.redis_cluster import PASSWORD, RedisCluster, Server

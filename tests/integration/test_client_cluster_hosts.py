@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from ssdag.client.slots import slot_of
+from ssdag.client.transport.slots import slot_of
 from tests.conftest import wait_until
 from tests.integration.bridged import BridgedHosts
 from tests.integration.namespaces import refusal

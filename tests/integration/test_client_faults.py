@@ -181,7 +181,7 @@ def test_interrupted_transfer(
     client: Client, db: Orchestrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C in the middle: the connection with the rest of the answer is not reused."""
-    from ssdag.client.connection import Connection
+    from ssdag.client.transport.connection import Connection
 
     db.client().put_tensor("a", LARGE)
     db.client().put_tensor("b", [7])
@@ -225,8 +225,8 @@ def test_paused_server_without_a_limit(db: Orchestrator) -> None:
 
 
 def test_watch_survives_a_cut(client: Client, proxy: Proxy, db: Orchestrator) -> None:
-    from ssdag.client.conditions import existence
-    from ssdag.client.watch import Watcher
+    from ssdag.client.waiting.conditions import existence
+    from ssdag.client.waiting.watch import Watcher
 
     watcher = Watcher(client)
     early, late = (watcher.watch(existence("tensor", n, n.encode())) for n in ("early", "late"))

@@ -14,8 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ssdag.client import Client, slab_write, tensor_sets
-from ssdag.client.slots import slot_of
+from ssdag.client import Client
+from ssdag.client.tensors import sets as tensor_sets
+from ssdag.client.tensors import slab_write
+from ssdag.client.transport.slots import slot_of
 from ssdag.errors import ConfigError, DataError, DataFormatError, MissingDataError, StoreError
 from ssdag.services.orchestrator import Orchestrator
 from tests.conftest import wait_until
@@ -301,7 +303,7 @@ def test_new_name_while_it_is_written(client: Client, monkeypatch: pytest.Monkey
     """What is put under the old name in between is not lost."""
     if not client.clustered:
         return  # one step on a single server
-    from ssdag.client import moving
+    from ssdag.client.tensors import moving
 
     assert slot_of(b"a") != slot_of(b"b")
     client.put_tensor("a", [1])
@@ -389,6 +391,6 @@ def test_facts_and_options(client: Client) -> None:
 
 def _last_save(connection: Any) -> int:
     from ssdag.client.base import call
-    from ssdag.client.resp import command
+    from ssdag.client.transport.resp import command
 
     return int(call(connection, command(b"LASTSAVE")))

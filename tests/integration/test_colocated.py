@@ -27,7 +27,7 @@ from ssdag import (
     python_app,
 )
 from ssdag.executors import AllocationExecutor, LocalExecutor
-from ssdag.services.colocated import ColocatedOrchestrator
+from ssdag.services.colocation.colocated import ColocatedOrchestrator
 from tests.conftest import wait_until
 from tests.integration.slurm_jobs import DEADLINE_S, allocation, steps
 

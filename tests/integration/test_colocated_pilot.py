@@ -16,8 +16,8 @@ import pytest
 import ssdag
 from ssdag import Orchestrator, ServiceStartError, StoreError, python_app
 from ssdag.providers.slurm import SlurmProvider
-from ssdag.services.colocated import ColocatedOrchestrator
-from ssdag.services.lifeline import Lifeline, hold_on
+from ssdag.services.colocation.colocated import ColocatedOrchestrator
+from ssdag.services.keepers.lifeline import Lifeline, hold_on
 from tests.conftest import wait_until
 from tests.integration.pilots import start, wait_for_managers
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from ssdag.client import Client, Dataset, dataset_writing
-from ssdag.client.slots import slot_of
+from ssdag.client import Client, Dataset
+from ssdag.client.datasets import writing as dataset_writing
+from ssdag.client.transport.slots import slot_of
 from ssdag.errors import MissingDataError
 from tests.integration.redis_cluster import RedisCluster
 

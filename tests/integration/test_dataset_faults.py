@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from ssdag.client import Client, Dataset, dataset_reading, dataset_writing, npy
+from ssdag.client import Client, Dataset
+from ssdag.client.datasets import reading as dataset_reading
+from ssdag.client.datasets import writing as dataset_writing
+from ssdag.client.tensors import npy
 from ssdag.errors import MissingDataError, StoreError
 from ssdag.services.orchestrator import Orchestrator
 from tests.conftest import wait_until
@@ -248,7 +251,8 @@ def test_writer_killed(db: Orchestrator, recorder: Recorder, limit: int) -> None
     recorder.on_sent = hold
     program = (
         "import sys, numpy as np\n"
-        "from ssdag.client import Client, Dataset, dataset_writing\n"
+        "from ssdag.client import Client, Dataset\n"
+        "from ssdag.client.datasets import writing as dataset_writing\n"
         f"dataset_writing.LARGE_BYTES = {limit}\n"
         "with Client(sys.argv[1], password_file=sys.argv[2]) as client:\n"
         "    a = np.ones(2 << 20)\n"

@@ -18,15 +18,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ssdag.client import Client, Dataset, dataset_reading, dataset_writing
-from ssdag.client.transactions import Watch
+from ssdag.client import Client, Dataset
+from ssdag.client.datasets import reading as dataset_reading
+from ssdag.client.datasets import writing as dataset_writing
+from ssdag.client.transport.transactions import Watch
 from ssdag.errors import DataFormatError, MissingDataError, StoreError
 from ssdag.services.orchestrator import Orchestrator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ssdag.client.connection import Connection
+    from ssdag.client.transport.connection import Connection
 
 SERVERS = [
     pytest.param(None, id="packaged"),

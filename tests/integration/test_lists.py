@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from ssdag.client import Client, Dataset, dataset_reading, list_calls
+from ssdag.client import Client, Dataset
+from ssdag.client.datasets import lists as list_calls
+from ssdag.client.datasets import reading as dataset_reading
 from ssdag.errors import DataError, DataFormatError, MissingDataError
 from ssdag.services.orchestrator import Orchestrator
 

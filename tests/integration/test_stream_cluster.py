@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from ssdag.client.slots import slot_of
+from ssdag.client.transport.slots import slot_of
 from tests.conftest import wait_until
 from tests.integration.redis_cluster import RedisCluster
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ssdag.client import Client
-    from ssdag.client.streams import Stream
+    from ssdag.client.streams.stream import Stream
 
 SERVERS = [
     pytest.param(None, id="packaged"),

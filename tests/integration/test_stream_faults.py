@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from ssdag.client import Client, deadline, stream_reader
+from ssdag.client import Client
+from ssdag.client.streams import reader as stream_reader
+from ssdag.client.transport import deadline
 from ssdag.errors import DataError, DataTimeoutError, MissingDataError, StoreError
 from ssdag.services.orchestrator import Orchestrator
 from tests.conftest import wait_until
@@ -24,7 +26,7 @@ from tests.integration.test_client_faults import Proxy
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ssdag.client.streams import Stream
+    from ssdag.client.streams.stream import Stream
 
 LARGE = np.arange(4096.0)
 MEGABYTE = 1 << 20

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from ssdag.client import Client
-from ssdag.client.dataset import Dataset
+from ssdag.client.datasets.dataset import Dataset
 from ssdag.errors import DataFormatError
 from ssdag.services.orchestrator import Orchestrator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ssdag.client.streams import Stream
+    from ssdag.client.streams.stream import Stream
 
 #: More than stands in an entry itself.
 LARGE = np.arange(4096.0)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import ssdag
-from ssdag.client.streams import Stream
+from ssdag.client.streams.stream import Stream
 from ssdag.errors import ConfigError, DataError, DataTimeoutError, StoreError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ssdag.client import Client
-from ssdag.client.stream_keys import Keys
+from ssdag.client.streams.keys import Keys
 from ssdag.errors import (
     ConfigError,
     DataError,
@@ -27,7 +27,7 @@ from tests.conftest import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ssdag.client.streams import Stream
+    from ssdag.client.streams.stream import Stream
 
 #: More than stands in an entry itself.
 LARGE = np.arange(4096.0)

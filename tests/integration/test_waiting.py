@@ -14,9 +14,9 @@ import pytest
 
 import ssdag
 from ssdag.client import Client
-from ssdag.client.conditions import existence
-from ssdag.client.dataset import Dataset
-from ssdag.client.watchers import close_watcher, watcher_for
+from ssdag.client.datasets.dataset import Dataset
+from ssdag.client.waiting.conditions import existence
+from ssdag.client.waiting.watchers import close_watcher, watcher_for
 from ssdag.errors import (
     ConfigError,
     DataError,
@@ -32,8 +32,8 @@ from tests.conftest import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ssdag.client.npy import Array
-    from ssdag.client.streams import Stream
+    from ssdag.client.streams.stream import Stream
+    from ssdag.client.tensors.npy import Array
     from ssdag.futures import Future
 
 

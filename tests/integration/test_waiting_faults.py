@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from ssdag.client import Client
-from ssdag.client.conditions import existence
-from ssdag.client.dataset import Dataset
-from ssdag.client.waiter import Waiter
-from ssdag.client.watch import Watcher
-from ssdag.client.watchers import close_watcher, watcher_for
+from ssdag.client.datasets.dataset import Dataset
+from ssdag.client.waiting.conditions import existence
+from ssdag.client.waiting.waiter import Waiter
+from ssdag.client.waiting.watch import Watcher
+from ssdag.client.waiting.watchers import close_watcher, watcher_for
 from ssdag.errors import DataTimeoutError, StoreError
 from ssdag.services.orchestrator import Orchestrator
 from tests.conftest import wait_until

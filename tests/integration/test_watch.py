@@ -17,10 +17,10 @@ import psutil
 import pytest
 
 from ssdag.client import Client
-from ssdag.client.conditions import existence
 from ssdag.client.shared import TensorReference
-from ssdag.client.watch import Watcher
-from ssdag.client.watchers import watcher_for
+from ssdag.client.waiting.conditions import existence
+from ssdag.client.waiting.watch import Watcher
+from ssdag.client.waiting.watchers import watcher_for
 from ssdag.errors import DataFormatError, MissingDataError, StoreError
 from ssdag.services.orchestrator import Orchestrator
 

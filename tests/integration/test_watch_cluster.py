@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from ssdag.client import Client
-from ssdag.client.conditions import existence
-from ssdag.client.dataset import Dataset
-from ssdag.client.slots import slot_of
-from ssdag.client.watch import Watcher
-from ssdag.client.watchers import close_watcher
+from ssdag.client.datasets.dataset import Dataset
+from ssdag.client.transport.slots import slot_of
+from ssdag.client.waiting.conditions import existence
+from ssdag.client.waiting.watch import Watcher
+from ssdag.client.waiting.watchers import close_watcher
 from ssdag.errors import DataTimeoutError, StoreError
 from tests.conftest import wait_until
 from tests.integration.bridged import BridgedHosts
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ssdag.client.npy import Array
+    from ssdag.client.tensors.npy import Array
     from ssdag.futures import DataFuture
 
 

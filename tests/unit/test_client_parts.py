@@ -10,9 +10,9 @@ import sys
 import pytest
 
 from ssdag.client import Client
-from ssdag.client.address import Address
-from ssdag.client.resp import ReplyError, command, explain, key_bytes
 from ssdag.client.shared import ClientReference, shared_client
+from ssdag.client.transport.address import Address
+from ssdag.client.transport.resp import ReplyError, command, explain, key_bytes
 from ssdag.errors import ConfigError, DataError, DataFormatError, SerializationError, StoreError
 
 

@@ -8,10 +8,10 @@ import pickle
 import pytest
 
 from ssdag.client import Client
-from ssdag.client.address import Address, Place
-from ssdag.client.asking import split
-from ssdag.client.resp import command, commands
-from ssdag.client.slots import key_of, parse_nodes, parse_redirection, slot_of
+from ssdag.client.transport.address import Address, Place
+from ssdag.client.transport.asking import split
+from ssdag.client.transport.resp import command, commands
+from ssdag.client.transport.slots import key_of, parse_nodes, parse_redirection, slot_of
 from ssdag.errors import ConfigError, StoreError
 
 A, B, C = (Address(host="10.0.0.1", port=n) for n in (1, 2, 3))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssdag.client.slots import slot_of
+from ssdag.client.transport.slots import slot_of
 from ssdag.connectors import filesystem
 from ssdag.connectors.base import LONGEST_KEY, literal_start
 from ssdag.connectors.naming import file_name, key_of

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssdag import Dataset
-from ssdag.client.dataset_keys import check_base, name_of
-from ssdag.client.metadata import TENSOR_NAMES, Field, pack_texts, unpack, unpack_texts
+from ssdag.client.datasets.keys import check_base, name_of
+from ssdag.client.datasets.metadata import TENSOR_NAMES, Field, pack_texts, unpack, unpack_texts
 from ssdag.errors import DataFormatError, MissingDataError
 
 #: What SmartRedis 0.6.1 stored for the values beside it.

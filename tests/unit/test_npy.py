@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ssdag.client import npy
+from ssdag.client.tensors import npy
 from ssdag.errors import DataFormatError
 
 # What numpy says of headers in version 2.0 and 3.0.

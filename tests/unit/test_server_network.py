@@ -20,18 +20,18 @@ from ssdag.launchers import (
     SrunLauncher,
 )
 from ssdag.providers.base import Allocation, Node
-from ssdag.services import on_nodes
-from ssdag.services.network import choose_addresses
-from ssdag.services.node_facts import (
+from ssdag.services.keepers import on_nodes
+from ssdag.services.keepers.on_nodes import choose_hosts
+from ssdag.services.keepers.opening import launch_environment, service_step
+from ssdag.services.servers.network import choose_addresses
+from ssdag.services.servers.node_facts import (
     addresses_here,
     choose_cores,
     is_here,
     machine,
     node_name,
 )
-from ssdag.services.on_nodes import choose_hosts
-from ssdag.services.opening import launch_environment, service_step
-from ssdag.services.places import LocalPlace
+from ssdag.services.servers.places import LocalPlace
 
 
 def facts(number: int, **interfaces: str) -> dict[str, Any]:

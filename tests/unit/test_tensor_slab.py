@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ssdag.client import npy
-from ssdag.client.slab import locate
+from ssdag.client.tensors import npy
+from ssdag.client.tensors.slab import locate
 from ssdag.errors import DataFormatError
 
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ssdag.client.address import Address, Place
-from ssdag.client.conditions import checked, complete_dataset, existence, list_length
-from ssdag.client.link import Answer, Link, Push
-from ssdag.client.resp import ConnectionLostError, ReplyError
-from ssdag.client.watch_map import WatchMap
-from ssdag.client.watch_node import WatchedNode, check_events
+from ssdag.client.transport.address import Address, Place
+from ssdag.client.transport.link import Answer, Link, Push
+from ssdag.client.transport.resp import ConnectionLostError, ReplyError
+from ssdag.client.waiting.conditions import checked, complete_dataset, existence, list_length
+from ssdag.client.waiting.watch_map import WatchMap
+from ssdag.client.waiting.watch_node import WatchedNode, check_events
 from ssdag.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from ssdag.client.conditions import Condition
+    from ssdag.client.waiting.conditions import Condition
     from ssdag.config import Config
     from ssdag.executors.base import Sink
     from ssdag.tasks import AppFuture, Options, Task
