@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ssdag.client import Client
+from ssdag.client.datasets.dataset import Dataset
 from ssdag.errors import (
     DataError,
     DataFormatError,
@@ -28,7 +29,7 @@ from ssdag.errors import (
 from ssdag.services.orchestrator import Orchestrator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 SERVERS = [
     pytest.param(None, id="packaged"),
@@ -152,6 +153,28 @@ def test_object_dtype(client: Client) -> None:
     with pytest.raises(DataFormatError, match="Python objects"):
         client.put_tensor("a", np.array([None, {}]))
     assert not client.tensor_exists("a")
+
+
+DATASETS = [Dataset("empty"), Dataset("step", {"u": [1.0], "v": [2.0]})]
+
+
+@pytest.mark.parametrize("dataset", DATASETS, ids=lambda d: d.name)
+def test_a_dataset_is_no_tensor(client: Client, dataset: Dataset) -> None:
+    client.put_tensor("there", np.zeros(2, "U4"))
+    puts: list[Callable[[], None]] = [
+        lambda: client.put_tensor("a", dataset),
+        lambda: client.put_tensors({"a": dataset}),
+        lambda: client.create_tensor("a", dataset),  # type: ignore[arg-type]
+        lambda: client.put_slab("there", ..., dataset),
+        lambda: Dataset("outer").add_tensor("a", dataset),
+    ]
+    for put in puts:
+        with pytest.raises(DataFormatError, match=r"dataset '\w+', not an array.*put_dataset"):
+            put()
+    with pytest.raises(DataFormatError, match="dict is no array"):
+        client.put_tensor("a", {"u": 1.0})
+    assert not client.tensor_exists("a")
+    assert client.get_tensor("there").tolist() == ["", ""]
 
 
 def test_out(client: Client) -> None:

@@ -235,12 +235,12 @@ def test_several_are_kept(client: Client) -> None:
 def test_a_step_saved_again_is_replaced_as_a_whole(client: Client) -> None:
     checkpoint = client.checkpoint(ranks=2, keep=2)
     for rank in range(2):
-        checkpoint.save(1, "old", rank=rank)
-    checkpoint.save(1, "new", rank=0)
-    checkpoint.save(1, "newer", rank=0)
-    assert [checkpoint.load(rank).value for rank in range(2)] == ["old", "old"]
-    checkpoint.save(1, "new", rank=1)
-    assert [checkpoint.load(rank).value for rank in range(2)] == ["newer", "new"]
+        checkpoint.save(1, {"is": "old"}, rank=rank)
+    checkpoint.save(1, {"is": "new"}, rank=0)
+    checkpoint.save(1, {"is": "newer"}, rank=0)
+    assert [checkpoint.load(rank).value["is"] for rank in range(2)] == ["old", "old"]
+    checkpoint.save(1, {"is": "new"}, rank=1)
+    assert [checkpoint.load(rank).value["is"] for rank in range(2)] == ["newer", "new"]
     assert checkpoint.steps == [1]
     assert payloads(client) == 2
 

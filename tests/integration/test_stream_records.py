@@ -110,6 +110,24 @@ def test_what_cannot_be_stored_is_said_at_once(stream: Stream, record: Any) -> N
     assert len(stream) == 0
 
 
+@pytest.mark.parametrize(
+    ("record", "text"),
+    [
+        (None, "NoneType is no record: it is an array, a dictionary"),
+        ({1, 2}, "set is no record"),
+        (iter([]), "is no record"),
+        ("text", "no bare str.*{'text': value}"),
+        (b"raw", "no bare bytes"),
+        (np.str_("text"), "no bare str_"),
+        ([[1, 2], [3]], "no rectangular array"),
+    ],
+)
+def test_what_is_no_record_is_told_what_one_is(stream: Stream, record: Any, text: str) -> None:
+    with pytest.raises(DataFormatError, match=text):
+        stream.append(record)
+    assert len(stream) == 0
+
+
 def test_records_are_plain_npy_values(client: Client, stream: Stream) -> None:
     """A large array can be read with nothing but a Redis client and numpy."""
     stream.append(LARGE)

@@ -81,9 +81,27 @@ def pack(value: Any) -> Packed:
         layout = {"kind": "dataset", "name": value.name, "fields": fields}
     else:
         layout = {"kind": "tensor"}
-        _add(value, parts)
+        _add_alone(value, parts)
     text = json.dumps(layout, separators=(",", ":")).encode()
     return Packed(text, parts, sum(map(len, parts)))
+
+
+def _add_alone(value: Any, parts: list[bytes | memoryview]) -> None:
+    """Add what is neither a dictionary nor a dataset: it must be an array."""
+    kind = type(value).__name__
+    if isinstance(value, (str, bytes, bytearray)):
+        raise DataFormatError(
+            f"a record is no bare {kind}, which would come back as an array: "
+            "give it a name, as in {'text': value}"
+        )
+    try:
+        _add(value, parts)
+    except DataFormatError as error:
+        if isinstance(value, (list, tuple)) or hasattr(value, "__array__"):
+            raise  # an array, and the text says what is wrong with it
+        raise DataFormatError(
+            f"{kind} is no record: it is an array, a dictionary with texts as keys, or a Dataset"
+        ) from error
 
 
 def _add(array: Any, parts: list[bytes | memoryview]) -> None:

@@ -14,6 +14,7 @@ import math
 import operator
 import struct
 import sys
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -82,8 +83,11 @@ def contiguous(array: Any) -> Array:
     Raises
     ------
     DataFormatError
-        For a dtype that holds Python objects, a masked array, or no array at all.
+        For a dtype that holds Python objects, a masked array, or no array at all: a
+        mapping, such as a dataset, would become an array of its keys.
     """
+    if isinstance(array, Mapping):
+        raise _no_array(array)
     masked = sys.modules.get("numpy.ma")
     if masked is not None and isinstance(array, masked.MaskedArray):
         raise DataFormatError(
@@ -99,6 +103,19 @@ def contiguous(array: Any) -> Array:
     if not (flags.c_contiguous or flags.f_contiguous):
         plain = np.ascontiguousarray(plain)
     return plain
+
+
+def _no_array(mapping: Mapping[Any, Any]) -> DataFormatError:
+    from ssdag.client.datasets.dataset import Dataset  # which stands above this
+
+    if isinstance(mapping, Dataset):
+        return DataFormatError(
+            f"this is the dataset {mapping.name!r}, not an array: store it with put_dataset()"
+        )
+    return DataFormatError(
+        f"{type(mapping).__name__} is no array: store its values by put_tensors(), or together "
+        "as a Dataset by put_dataset()"
+    )
 
 
 def as_bytes(array: Array) -> memoryview:
@@ -165,6 +182,8 @@ def header_of(shape: int | Sequence[int], dtype: Any, order: str) -> tuple[bytes
     DataFormatError
         The shape, the dtype or the order is none, or has no NPY description.
     """
+    if isinstance(shape, Mapping):
+        raise _no_array(shape)
     try:
         kind = np.dtype(dtype)
         lengths = (shape,) if isinstance(shape, int) else tuple(operator.index(n) for n in shape)
