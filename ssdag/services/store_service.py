@@ -17,6 +17,7 @@ from ssdag.client.transport.slots import slot_of
 from ssdag.errors import ServiceError, SsdagError, StoreError
 from ssdag.services import checkpoint
 from ssdag.services.data_futures import DataFutures
+from ssdag.services.data_steering import DataSteering
 from ssdag.services.keepers.on_nodes import check_seen, password_folder
 from ssdag.services.servers.admin import ask, info
 from ssdag.services.servers.cluster import slots_of
@@ -68,7 +69,7 @@ class Loss:
     reason: str
 
 
-class StoreService(DataFutures):
+class StoreService(DataFutures, DataSteering):
     """A service whose servers hold data; see :class:`ssdag.Orchestrator`."""
 
     def __init__(

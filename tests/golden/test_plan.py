@@ -153,8 +153,10 @@ def test_the_plan_of_a_script_that_waits_for_data(tmp_path: Path) -> None:
         "    waited = [db.tensor('t'), db.dataset('d'), db.list('l', length=2), db.key('k'),\n"
         "              db.stream('s'), db.when(lambda c: True, keys=['k'])]\n"
         "    ssdag.gather([f(one) for one in waited])\n"
+        "    db.steer('stop')\n"
+        "    f([db.steering(), db.step_counter(ranks=2), db.checkpoint(keep=2)]).result()\n"
     )
-    assert "6 tasks planned, to the end of the script" in command_line(str(script)).stdout
+    assert "7 tasks planned, to the end of the script" in command_line(str(script)).stdout
 
 
 def test_the_plan_of_a_sweep_in_jobs(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import pickle
 import random
@@ -61,6 +62,20 @@ def test_a_command_arrives_once(client: Client) -> None:
     steering.clear()
     assert not steering.stopped
     assert client.steering().check() == []
+
+
+def test_the_driver_steers_by_the_orchestrator(client: Client, db: Orchestrator) -> None:
+    for name in ("steer", "steering", "step_counter", "checkpoint"):
+        mine, theirs = (inspect.signature(getattr(one, name)) for one in (Orchestrator, Client))
+        assert mine == theirs
+    assert db.steer("dt", 0.5, channel="a") == 0
+    assert client.steering("a").check()[0] == ("dt", 0.5, 0)
+    client.steer("stop")
+    assert [one.name for one in db.steering().check(0)] == ["stop"]
+    assert client.step_counter("a", 1).done(3) == 3
+    assert db.step_counter("a").wait(3, timeout_s=20) == 3
+    assert db.checkpoint("a", ranks=1, keep=2).save(1, np.arange(3))
+    assert client.checkpoint("a").load().value.tolist() == [0, 1, 2]
 
 
 def test_channels_are_apart(client: Client) -> None:
