@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from ssdag.client.streams.core import StreamInfo
+    from ssdag.client.streams.keys import Options
     from ssdag.client.streams.reader import StreamReader
     from ssdag.client.streams.steps import Entry
     from ssdag.client.streams.writer import StreamWriter
@@ -26,9 +27,9 @@ _log = logging.getLogger("ssdag")
 class StreamFuture(DataFuture[Stream]):
     """The future of a stream; see :meth:`ssdag.Orchestrator.stream`.
 
-    A task that takes it gets the :class:`~ssdag.client.streams.stream.Stream`. In the driver its
-    methods are those of the stream; they wait for the server first. It is iterated over as
-    the stream is.
+    A task that takes it gets the :class:`~ssdag.client.streams.stream.Stream`. In the driver it
+    has all methods of the stream, which wait for the server first, and is iterated over as
+    the stream is. As a future it is always true.
     """
 
     __slots__ = ("_stream",)
@@ -50,6 +51,11 @@ class StreamFuture(DataFuture[Stream]):
             self._stream = self.result()
         return self._stream
 
+    @property
+    def options(self) -> Options:
+        """What was asked for here; blocks until the future is done."""
+        return self.stream.options
+
     def append(self, value: Any, *, timeout_s: float | None = None) -> None:
         """Append a record; see :meth:`ssdag.client.streams.stream.Stream.append`."""
         self.stream.append(value, timeout_s=timeout_s)
@@ -66,6 +72,18 @@ class StreamFuture(DataFuture[Stream]):
         """Return one more writer; see :meth:`ssdag.client.streams.stream.Stream.writer`."""
         return self.stream.writer()
 
+    def begin_step(self) -> None:
+        """Begin a step; see :meth:`ssdag.client.streams.stream.Stream.begin_step`."""
+        self.stream.begin_step()
+
+    def put(self, name: str, value: Any) -> None:
+        """Add a value to the step; see :meth:`ssdag.client.streams.stream.Stream.put`."""
+        self.stream.put(name, value)
+
+    def end_step(self, *, timeout_s: float | None = None) -> None:
+        """Append the step, one record; see :meth:`ssdag.client.streams.stream.Stream.end_step`."""
+        self.stream.end_step(timeout_s=timeout_s)
+
     def reader(self, group: str = "default", **options: Any) -> StreamReader:
         """Return a reader; see :meth:`ssdag.client.streams.stream.Stream.reader`."""
         return self.stream.reader(group, **options)
@@ -77,6 +95,19 @@ class StreamFuture(DataFuture[Stream]):
         """
         self.stream.add_group(group, **options)
         return self
+
+    def remove_group(self, group: str) -> bool:
+        """Forget a group, for which writers would wait; return whether there was one.
+
+        See :meth:`ssdag.client.streams.stream.Stream.remove_group`.
+        """
+        return self.stream.remove_group(group)
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def __bool__(self) -> bool:
+        return True
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.stream)

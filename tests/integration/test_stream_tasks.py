@@ -14,6 +14,7 @@ import pytest
 import ssdag
 from ssdag.client.streams.stream import Stream
 from ssdag.errors import ConfigError, DataError, DataTimeoutError, StoreError
+from ssdag.services.stream_future import StreamFuture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +53,26 @@ def test_simulation_and_learner_run_side_by_side(engine: ssdag.Engine) -> None:
     kinds = {name: facts["kind"] for name, facts in engine.graph().nodes(data=True)}
     assert kinds["stream u"] == "data"
     assert ("stream u", written.task_id) in engine.graph().edges
+
+
+def test_the_driver_has_all_methods_of_a_stream(engine: ssdag.Engine) -> None:
+    names = {name for name in vars(Stream) if not name.startswith("_")} | {"__iter__", "__len__"}
+    assert names <= {name for one in StreamFuture.__mro__[:-1] for name in vars(one)}
+    db = ssdag.Orchestrator()
+    stream = db.stream("u", capacity=3)
+    assert stream  # nothing is asked for that
+    assert stream.options.capacity == 3
+    stream.add_group("a").begin_step()
+    stream.put("u", np.arange(3))
+    stream.put("t", 0.5)
+    stream.end_step(timeout_s=20)
+    assert len(stream) == 1
+    assert stream.remove_group("a")
+    assert not stream.remove_group("a")
+    stream.end()
+    (record,) = stream
+    assert record["u"].tolist() == [0, 1, 2]
+    assert record["t"] == 0.5
 
 
 def test_killed_writer_ends_its_readers(engine: ssdag.Engine) -> None:
