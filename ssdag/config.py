@@ -6,6 +6,8 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 _EXECUTOR_METHODS = ("start", "submit", "cancel", "shutdown", "capacity", "outstanding")
 #: Fields that hold objects, which a file cannot.
 _OBJECTS = {"listeners", "retry_handler", "staging"}
+#: What a text must be to be the address of a server; any other is a connector or a folder.
+_ADDRESS = re.compile(r"(unix|tcp|redis)://.+|[\w.\[\]:-]+:\d+(,[\w.\[\]:-]+:\d+)*")
+#: Options of connectors that are paths.
+_STORE_PATHS = ("path", "password_file")
 #: Options that are tables of their own, with a kind; their groups are named after them.
 _PARTS = ("provider", "launcher")
 
@@ -49,12 +55,13 @@ class Config:
     staging : sequence of Staging, optional
         What moves files for tasks (:mod:`ssdag.apps.staging`), before those that are found
         by themselves.
-    store : Connector, Orchestrator, str or path, optional
+    store : Connector, Orchestrator, str, path or mapping, optional
         Where large results and arguments go that do not fit through memory of this
-        machine: they then travel by name, past the driver. A text is the address of a
-        server, or a folder that all workers see. None: shared memory where executors
-        have all workers on this machine, else by the driver. False: by the driver,
-        whatever apps say.
+        machine: they then travel by name, past the driver. A text is the name of a
+        connector that needs no options ("shared_memory"), the address of a server, or a
+        folder that all workers see. A mapping has the connector's name as ``kind``, and
+        its options. None: shared memory where executors have all workers on this
+        machine, else by the driver. False: by the driver, whatever apps say.
     by_reference_bytes : int, optional
         Values of this many bytes or more go there; the default is 256 KiB.
 
@@ -125,12 +132,14 @@ class Config:
         it (``[executors.provider]``) with a kind of the groups ``ssdag.providers`` and
         ``ssdag.launchers``, or just that name; the provider "auto" is the one of the
         scheduler that is here. ``wrapper`` in a launcher's table is a list of words in
-        front of every executable.
+        front of every executable. ``store`` is a text, or a table ``[store]`` with the
+        ``kind`` of a connector (the group ``ssdag.connectors``) and its options.
 
         Parameters
         ----------
         path : path
-            The file. A relative ``checkpoint`` in it is relative to the file's folder.
+            The file. A relative ``checkpoint`` in it is relative to the file's folder,
+            and so is the folder of a ``store``.
 
         Raises
         ------
@@ -155,9 +164,11 @@ class Config:
                 )
             if name not in known:
                 raise ConfigError(f"{path}: unknown field {name!r}{near(name, known)}")
+        folder = os.path.dirname(os.path.abspath(path))
         if isinstance(content.get("checkpoint"), str):
-            folder = os.path.dirname(os.path.abspath(path))
             content["checkpoint"] = os.path.join(folder, content["checkpoint"])
+        if "store" in content:
+            content["store"] = _store_beside(content["store"], folder)
         tables = content.get("executors", [])
         if not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
             raise ConfigError(f"{path}: executors are tables, written [[executors]]")
@@ -170,16 +181,55 @@ class Config:
 
 def check_store(store: Any) -> None:
     """Raise ConfigError for what is surely no store; None means there is none."""
+    if isinstance(store, Mapping):
+        _check_connector(dict(store))
+        return
     if store is None or (isinstance(store, (str, os.PathLike)) and os.fspath(store)):
+        if isinstance(store, str) and is_connector(store):
+            _check_connector({"kind": store})
         return
     methods = ("read", "write", "delete"), ("client",), ("put_tensor",)
     if isinstance(store, type) or not any(
         all(callable(getattr(store, name, None)) for name in names) for names in methods
     ):
         raise ConfigError(
-            f"store={store!r}: a connector, an Orchestrator, the address of a server or a "
-            "folder is needed"
+            f"store={store!r}: a connector, its name or table, an Orchestrator, the address of "
+            "a server or a folder is needed"
         )
+
+
+def is_connector(store: str) -> bool:
+    """Return whether a text is the name of a connector."""
+    return store.isidentifier() and any(
+        point.name == store for point in entry_points(group="ssdag.connectors")
+    )
+
+
+def is_server(store: str) -> bool:
+    """Return whether a text is the address of a server."""
+    return _ADDRESS.fullmatch(store) is not None
+
+
+def _check_connector(options: dict[str, Any]) -> None:
+    """Raise ConfigError unless a connector of this kind takes these options; make none."""
+    factory, kind = _factory(options, "connector")
+    try:
+        inspect.signature(factory).bind(**options)
+    except ValueError:  # a factory written in C may not tell
+        return
+    except TypeError as error:
+        hint = "" if options else f"; a folder of this name is './{kind}'"
+        raise ConfigError(f"store of kind {kind!r}: {error}{hint}") from error
+
+
+def _store_beside(store: Any, folder: str) -> Any:
+    """Return a store of a file with its paths relative to the file's folder."""
+    if isinstance(store, dict):
+        there = {name: store[name] for name in _STORE_PATHS if isinstance(store.get(name), str)}
+        return {**store, **{name: os.path.join(folder, path) for name, path in there.items()}}
+    if not isinstance(store, str) or not store or is_server(store) or is_connector(store):
+        return store
+    return os.path.join(folder, store)
 
 
 def _listed(name: str, value: Any) -> tuple[Any, ...]:
@@ -207,18 +257,9 @@ def _made(table: dict[str, Any], what: str, place: str) -> Any:
     place : str
         The table's name in the file, without the closing bracket.
     """
-    kinds = {point.name: point for point in entry_points(group=f"ssdag.{what}s")}
-    kind = table.pop("kind", None)
-    if not isinstance(kind, str) or kind not in kinds:
-        raise ConfigError(
-            f"{_article(what)} {what} needs kind = one of {', '.join(sorted(kinds))}; "
-            f"{kind!r} is none of them{near(str(kind), kinds)}"
-        )
     wrapper = table.pop("wrapper", None) if what == "launcher" else None
+    factory, kind = _factory(table, what)
     try:
-        factory = kinds[kind].load()
-        for name in table:
-            _check_option(factory, name, f"{what} {kind!r}")
         for name, value in table.items():
             if name in _PARTS:
                 table[name] = _part(name, value, f"{place}.{name}")
@@ -226,13 +267,37 @@ def _made(table: dict[str, Any], what: str, place: str) -> Any:
                 table[name] = tuple(value)
         made = factory(**table)
         # A group's own name for it, so that this layer need not know the class.
-        return made if wrapper is None else kinds["wrapped"].load()(made, wrapper)
+        return made if wrapper is None else _factory({"kind": "wrapped"}, what)[0](made, wrapper)
     except TypeError as error:
         raise ConfigError(f"{what} {kind!r}: {error}") from error
     except ConfigError:
         raise
     except Exception as error:  # plug-in load
         raise ConfigError(f"{what} {kind!r} cannot be loaded: {error}") from error
+
+
+def _factory(table: dict[str, Any], what: str) -> tuple[Any, str]:
+    """Take the ``kind`` out of a table; return what makes one of its kind, and the kind.
+
+    Raises
+    ------
+    ConfigError
+        There is no such kind, it cannot be loaded, or an option is not one of its own.
+    """
+    kinds = {point.name: point for point in entry_points(group=f"ssdag.{what}s")}
+    kind = table.pop("kind", None)
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ConfigError(
+            f"{_article(what)} {what} needs kind = one of {', '.join(sorted(kinds))}; "
+            f"{kind!r} is none of them{near(str(kind), kinds)}"
+        )
+    try:
+        factory = kinds[kind].load()
+    except Exception as error:  # plug-in load
+        raise ConfigError(f"{what} {kind!r} cannot be loaded: {error}") from error
+    for name in table:
+        _check_option(factory, name, f"{what} {kind!r}")
+    return factory, kind
 
 
 def _part(name: str, value: Any, place: str) -> Any:

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import os
-import re
+from collections.abc import Mapping
 from typing import Any
 
+from ssdag.config import is_connector, is_server
 from ssdag.connectors.base import Connector
 from ssdag.errors import ConfigError
-
-_ADDRESS = re.compile(r"(unix|tcp|redis)://.+|[\w.\[\]:-]+:\d+(,[\w.\[\]:-]+:\d+)*")
 
 
 def connector_of(store: Any) -> Connector:
@@ -18,17 +17,25 @@ def connector_of(store: Any) -> Connector:
 
     Parameters
     ----------
-    store : Connector, Orchestrator, Client, str or path
-        A text is the address of a server (``host:port``, ``unix://path``), or a folder.
+    store : Connector, Orchestrator, Client, str, path or mapping
+        A text is the name of a connector, the address of a server (``host:port``,
+        ``unix://path``), or a folder; a mapping has a connector's name as ``kind``, and
+        its options.
 
     Raises
     ------
     ConfigError
-        It is none of these.
+        It is none of these, or an option is wrong.
+    StoreError
+        A place cannot be made.
     """
     if isinstance(store, Connector):
         return store
-    if isinstance(store, str) and _ADDRESS.fullmatch(store):
+    if isinstance(store, Mapping) or (isinstance(store, str) and is_connector(store)):
+        from ssdag.connectors.named import connector_named
+
+        return connector_named(store)
+    if isinstance(store, str) and is_server(store):
         return _redis(store)
     if isinstance(store, str | os.PathLike):
         from ssdag.connectors.directory import DirectoryConnector
@@ -39,8 +46,8 @@ def connector_of(store: Any) -> Connector:
     ):
         return _redis(store)
     raise ConfigError(
-        f"store={store!r}: a connector, an Orchestrator, the address of a server or a folder "
-        "is needed"
+        f"store={store!r}: a connector, its name or table, an Orchestrator, the address of a "
+        "server or a folder is needed"
     )
 
 
