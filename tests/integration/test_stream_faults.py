@@ -113,6 +113,23 @@ def test_reader_started_anew_begins_with_what_it_had(client: Client, db: Orchest
         assert [int(next(again)), int(next(again))] == [0, 1]
 
 
+def test_a_writer_is_told_that_the_only_reader_was_killed(client: Client, db: Orchestrator) -> None:
+    stream = client.stream("u", capacity=1)
+    stream.append(0)
+
+    def told() -> str:
+        with pytest.raises(DataTimeoutError) as caught:
+            stream.append(1, timeout_s=0)
+        return str(caught.value)
+
+    with program(db, READ_ONE.format("")) as reader:
+        assert "a reader is slow" in told()
+        reader.kill()
+        wait_until(
+            lambda: "remove_group('default')" in told(), what="the server sees that it is gone"
+        )
+
+
 def test_end_comes_after_what_a_dead_reader_had(client: Client, db: Orchestrator) -> None:
     stream = client.stream("u")
     stream.append(0)

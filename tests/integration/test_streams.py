@@ -245,6 +245,25 @@ def test_remove_group_frees_writers(client: Client) -> None:
     assert len(stream) == 1
 
 
+def test_a_full_stream_names_the_group_that_nobody_reads(client: Client) -> None:
+    stream = client.stream("u", capacity=1)
+    stream.append(0)
+    with pytest.raises(DataTimeoutError, match="nobody reads it, or a reader is slow"):
+        stream.append(1, timeout_s=0)
+    stream.add_group("left")
+    with stream.reader("here") as reader:
+        reader.read(20)  # has it in work: slow, but there
+        with pytest.raises(DataTimeoutError, match=r"'left', for.* remove_group\('left'\)"):
+            stream.append(1, timeout_s=0)
+        assert stream.remove_group("left")
+        with pytest.raises(DataTimeoutError, match="a reader is slow"):
+            stream.append(1, timeout_s=0)
+    stream.append(1, timeout_s=20)  # it was done with 0 as it left
+    with pytest.raises(DataTimeoutError, match=r"remove_group\('here'\)"):
+        stream.append(LARGE, timeout_s=0)
+    assert stream.remove_group("here")
+
+
 def test_newest_looks_without_reading(client: Client) -> None:
     stream = client.stream("u")
     assert stream.newest() is None

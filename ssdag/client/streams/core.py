@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ssdag.client.steering.handle import script
 from ssdag.client.streams import scripts
 from ssdag.client.streams.keys import Keys, Options, run
+from ssdag.client.streams.presence import OURS, channel_of
 from ssdag.client.streams.records import BytesSource, WireSource, unpack
 from ssdag.client.transport.resp import command
 from ssdag.errors import ConfigError, MissingDataError
@@ -154,3 +155,28 @@ class StreamCore:
             ended=b"ended" in state,
             groups=known,
         )
+
+    def abandoned(self) -> list[str]:
+        """Return the groups that are not done with all records and have no living reader."""
+        what = f"look at stream {self.name!r}"
+        keys = self.read_keys
+        flat, _, groups = run(self.client, what, keys, script(scripts.LOOK, keys[:2]))
+        appended = int(dict(zip(flat[::2], flat[1::2], strict=True)).get(b"appended", 0))
+        found = []
+        for one in groups:
+            facts = dict(zip(one[::2], one[1::2], strict=True))
+            group = facts[b"name"]
+            read = int(facts[b"last-delivered-id"].partition(b"-")[0])
+            if read >= appended and not facts[b"pending"]:
+                continue
+            line = command(b"XINFO", b"CONSUMERS", keys.stream, group)
+            readers = [
+                dict(zip(reader[::2], reader[1::2], strict=True))[b"name"]
+                for reader in run(self.client, what, keys, line)
+            ]
+            if all(reader.startswith(OURS) for reader in readers):
+                channels = [channel_of(keys.stream, group) + reader for reader in readers]
+                line = command(b"PUBSUB", b"NUMSUB", *channels)
+                if not any(run(self.client, what, keys, line)[1::2]):
+                    found.append(group.decode("utf-8", "surrogateescape"))
+        return found

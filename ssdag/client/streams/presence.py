@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from ssdag.client.transport.connection import Connection
 
 
+#: What names of our readers begin with; others may read a stream too, by Redis's own calls.
+OURS = b"ssdag/"
+
+
+def channel_of(stream: bytes, group: bytes) -> bytes:
+    """Return what the channels of a group's readers begin with; their names follow."""
+    return b"ssdag:reader:%b:%b:" % (stream, group)
+
+
 class Presence:
     """Listens on a channel, at the server that has a key.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ssdag.client.steering.handle import script
 from ssdag.client.streams import scripts
 from ssdag.client.streams.keys import run
-from ssdag.client.streams.presence import Presence
+from ssdag.client.streams.presence import OURS, Presence, channel_of
 from ssdag.client.streams.steps import Entry, StepReading
 from ssdag.client.transport.deadline import Deadline
 from ssdag.client.transport.resp import ReplyError, command, key_bytes
@@ -73,8 +73,8 @@ class StreamReader(StepReading):
         if consumer is None:
             place = f"{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
             consumer = f"{place}.{secrets.token_hex(4)}"
-        self._me = b"ssdag/" + key_bytes(consumer)
-        self._channel = b"ssdag:reader:%b:%b:" % (self._keys.stream, self._group)
+        self._me = OURS + key_bytes(consumer)
+        self._channel = channel_of(self._keys.stream, self._group)
         self._presence = Presence(self._client, self._keys.stream, self._channel + self._me)
         #: How long each read waits at most.
         self.timeout_s = timeout_s

@@ -215,10 +215,21 @@ class StreamWriter:
             full = self._after_a_token(line, deadline)
 
     def _too_slow(self, deadline: Deadline) -> DataTimeoutError:
-        return DataTimeoutError(
-            f"stream {self._stream.name!r} was full for {deadline.timeout_s} s: nobody reads it, "
-            "or a reader is slow; give it more capacity=, or policy='drop_oldest'"
-        )
+        full = f"stream {self._stream.name!r} was full for {deadline.timeout_s} s: "
+        gone: list[str] = []
+        with contextlib.suppress(SsdagError):  # what is known will do
+            gone = self._stream.abandoned()
+        if gone:
+            advice = (
+                f"no reader is left in {', '.join(map(repr, gone))}, for which it waits: start "
+                f"one, or forget the group by remove_group({gone[0]!r})"
+            )
+        else:
+            advice = (
+                "nobody reads it, or a reader is slow; give it more capacity=, or "
+                "policy='drop_oldest'"
+            )
+        return DataTimeoutError(full + advice)
 
     def end(self) -> None:
         """Say that this writer appends nothing more; see :meth:`Stream.end`."""
