@@ -23,7 +23,7 @@ from ssdag.services.servers.admin import ask, info
 from ssdag.services.servers.cluster import slots_of
 from ssdag.services.servers.deployment import Deployment
 from ssdag.services.servers.folder import private_folder, remove_folder, write_private
-from ssdag.services.servers.server import how_ended, quote
+from ssdag.services.servers.server import how_ended, last_words, quote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -225,7 +225,7 @@ class StoreService(DataFutures, DataSteering):
         """A server has ended by itself; called by the thread that watched it."""
         deployment = self._deployment
         reason = how_ended(code)
-        tail = server.log_tail() or "(none)"
+        tail = last_words(server.log_tail(), code)
         server.end(0.0)
         was_primary = member.primary
         # Before anything else: those who wait for the shard wait for this.

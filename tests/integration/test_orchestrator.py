@@ -309,8 +309,9 @@ def test_does_not_pickle() -> None:
         pickle.dumps(Orchestrator())
 
 
-def test_server_dies() -> None:
-    db = Orchestrator(name="store 7").start()
+@pytest.mark.parametrize("server", SERVERS)
+def test_server_dies(server: str | None) -> None:
+    db = Orchestrator(name="store 7", server=server).start()
     folder, waiting = folder_of(db), db.tensor("a")
     assert db.pid is not None
     os.kill(db.pid, signal.SIGKILL)
@@ -322,6 +323,8 @@ def test_server_dies() -> None:
     health = db.health()
     assert not health.ok
     assert "SIGKILL" in health.detail
+    words = health.detail.partition("last words:\n")[2].splitlines()
+    assert words == ["(none)"] or all("WARNING" in line for line in words)  # nothing of its start
     with pytest.raises(StoreError, match="died"):
         db.client()
     db.stop()

@@ -24,7 +24,7 @@ from ssdag.services.servers.network import LOOPBACK
 from ssdag.services.servers.node_facts import node_name
 from ssdag.services.servers.options import check_option
 from ssdag.services.servers.places import ServerRequest
-from ssdag.services.servers.server import how_ended, quote
+from ssdag.services.servers.server import how_ended, last_words, quote
 from ssdag.services.servers.telemetry import sample_of
 from ssdag.services.store_service import Loss
 
@@ -221,7 +221,7 @@ class ColocatedOrchestrator(Orchestrator):
 
     def _server_gone(self, beside: NodeServer, server: PlacedServer, code: int | None) -> None:
         """A server has ended by itself; called by the thread that watched it."""
-        tail = server.log_tail() or "(none)"
+        tail = last_words(server.log_tail(), code)
         server.end(0.0)
         with self._work:
             if self._stopping.is_set() or beside.server is not server:

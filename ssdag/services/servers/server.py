@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import re
 import select
 import shutil
 import signal
@@ -27,6 +28,15 @@ _HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "MALLOC_CONF": "thp:a
 _FIRST_PROBE_S = 0.001
 _LONGEST_PROBE_S = 0.02
 _LOG_TAIL_LINES = 12
+#: Lines of a log that tell of something wrong: of the level ``#``, or by their words.
+_GRAVE = re.compile(
+    r"^\d+:[A-Z] \d.*?:\d\d\.\d+ # |warning|error|\boom\b|out of memory|panic|crash|fatal|assert",
+    re.IGNORECASE,
+)
+#: What Redis says at that level in each ordinary start.
+_BEGINNING = re.compile(
+    r" # (oO0OoO0OoO0Oo |\w+ version=|Configuration loaded$|Server initialized$)"
+)
 
 
 def find_server(server: str | os.PathLike[str] | None = None) -> str:
@@ -208,6 +218,28 @@ class ServerProcess:
         if self._guarded:
             guard.release_session(self.process.pid)
         return self.process.poll() if code is None else code
+
+
+def last_words(tail: str, code: int | None) -> str:
+    """Return what the last lines of a server say about its death.
+
+    Parameters
+    ----------
+    tail : str
+        What it printed last.
+    code : int or None
+        Its exit code. One that was killed by a signal has printed nothing about that
+        but what it warned of; the rest of its lines is from an ordinary life.
+
+    Returns
+    -------
+    str
+        Lines, at most twelve; ``(none)`` if there are none.
+    """
+    lines = tail.splitlines()
+    if code is not None and code < 0:
+        lines = [x for x in lines if _GRAVE.search(x) and not _BEGINNING.search(x)]
+    return "\n".join(lines[-_LOG_TAIL_LINES:]) or "(none)"
 
 
 def how_ended(code: int | None) -> str:
