@@ -21,16 +21,28 @@ if TYPE_CHECKING:
     from ssdag.client.tensors.npy import Array
 
 _lock = threading.Lock()
-_clients: dict[tuple[str, str | None], Client] = {}
+_clients: dict[tuple[str, str | None, float | None], Client] = {}
 
 
-def shared_client(address: str, password_file: str | None) -> Client:
-    """Return this process's client of a server; made at the first call."""
-    key = (address, password_file)
+def shared_client(
+    address: str, password_file: str | None, timeout_s: float | None = None
+) -> Client:
+    """Return this process's client of a server; made at the first call.
+
+    Parameters
+    ----------
+    address, password_file : str
+        The server.
+    timeout_s : float, optional
+        How long the server may be silent; there is a client for each value.
+    """
+    key = (address, password_file, timeout_s)
     with _lock:
         client = _clients.get(key)
         if client is None:
-            client = _clients[key] = Client(address, password_file=password_file)
+            client = _clients[key] = Client(
+                address, password_file=password_file, timeout_s=timeout_s
+            )
             client.shared = True
         return client
 
@@ -38,8 +50,9 @@ def shared_client(address: str, password_file: str | None) -> Client:
 def forget_client(address: str, password_file: str | None) -> None:
     """Close the connections of a server that has ended."""
     with _lock:
-        client = _clients.pop((address, password_file), None)
-    if client is not None:
+        gone = [key for key in _clients if key[:2] == (address, password_file)]
+        clients = [_clients.pop(key) for key in gone]
+    for client in clients:
         client.close()
 
 
@@ -60,20 +73,25 @@ class ClientReference(Reference):
         The server.
     password_file : str or None
         Where its password is.
+    timeout_s : float or None
+        How long it may be silent.
     """
 
-    __slots__ = ("address", "password_file")
+    __slots__ = ("address", "password_file", "timeout_s")
 
-    def __init__(self, address: str, password_file: str | None) -> None:
+    def __init__(
+        self, address: str, password_file: str | None, timeout_s: float | None = None
+    ) -> None:
         self.address = address
         self.password_file = password_file
+        self.timeout_s = timeout_s
 
     def resolve(self) -> Client:
         """Return the shared client; it connects when first used."""
-        return shared_client(self.address, self.password_file)
+        return shared_client(self.address, self.password_file, self.timeout_s)
 
     def __ssdag_parts__(self) -> tuple[Any, ...]:
-        return self.address, self.password_file
+        return self.address, self.password_file, self.timeout_s
 
     def __ssdag_hash__(self) -> bytes:
         # Where data is kept does not tell calls apart: the server is another in each run.
@@ -92,14 +110,19 @@ class TensorReference(Reference):
         The server.
     name : str
         The tensor.
+    timeout_s : float or None
+        How long the server may be silent.
     """
 
-    __slots__ = ("address", "name", "password_file")
+    __slots__ = ("address", "name", "password_file", "timeout_s")
 
-    def __init__(self, address: str, password_file: str | None, name: str) -> None:
+    def __init__(
+        self, address: str, password_file: str | None, name: str, timeout_s: float | None = None
+    ) -> None:
         self.address = address
         self.password_file = password_file
         self.name = name
+        self.timeout_s = timeout_s
 
     def resolve(self) -> Array:
         """Fetch the tensor; blocks while it travels.
@@ -111,14 +134,14 @@ class TensorReference(Reference):
         StoreError
             The server cannot be reached.
         """
-        client = shared_client(self.address, self.password_file)
+        client = shared_client(self.address, self.password_file, self.timeout_s)
         try:
             return client.get_tensor(self.name)
         except MissingDataError as error:
             raise explained(client, self.name, error) from None
 
     def __ssdag_parts__(self) -> tuple[Any, ...]:
-        return self.address, self.password_file, self.name
+        return self.address, self.password_file, self.name, self.timeout_s
 
     def __repr__(self) -> str:
         return f"<TensorReference {self.name!r} at {self.address}>"

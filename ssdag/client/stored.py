@@ -73,7 +73,7 @@ class StoredReference(Reference):
         # One client per process and server, where any of them would do.
         plain = client.given_password is None and not client.prefixes.sources
         if plain and not client.prefixes.source:
-            where = ClientReference(client.address, client.password_file)
+            where = ClientReference(client.address, client.password_file, client._timeout_s)
             return where, self.call, self.args, self.prefix, self.options
         return client, self.call, self.args, self.prefix, self.options
 

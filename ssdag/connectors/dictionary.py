@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import ItemsView, MutableMapping, ValuesView
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from ssdag.client.transport.deadline import Deadline
 from ssdag.connectors import dictionary_keys
 from ssdag.connectors.checkpoints import Checkpoints
 from ssdag.connectors.chosen import connector_of
@@ -154,27 +154,31 @@ class DistributedDict(MutableMapping[Any, V], Generic[V]):
         Raises
         ------
         DataTimeoutError
-            It did not come in time, and there is no `default`.
+            It did not come in time, or the server hangs, and there is no `default`.
         StoreError
             The store is lost.
         """
         place = self._key(key)
-        end_s = None if timeout_s is None else time.monotonic() + timeout_s
+        if timeout_s == 0.0:
+            try:
+                return from_bytes(self._connector.read(place))
+            except MissingDataError:
+                return None if default is _NOTHING else default
+        try:
+            with Deadline(timeout_s) as deadline:
+                return self._wait_for(place, deadline)
+        except DataTimeoutError as error:
+            if default is not _NOTHING:
+                return default
+            text = f"{key!r} did not come within {timeout_s} s in {self!r}"
+            raise DataTimeoutError(text) from error
+
+    def _wait_for(self, place: str, deadline: Deadline) -> Any:
         while True:
             try:
                 return from_bytes(self._connector.read(place))
             except MissingDataError:
-                left_s = None if end_s is None else end_s - time.monotonic()
-            if timeout_s == 0.0:
-                return None if default is _NOTHING else default
-            try:
-                self._connector.wait(place, left_s if left_s is None else max(left_s, 0.0))
-            except DataTimeoutError:
-                if default is not _NOTHING:
-                    return default
-                raise DataTimeoutError(
-                    f"{key!r} did not come within {timeout_s} s in {self!r}"
-                ) from None
+                self._connector.wait(place, deadline.left_s)
 
     def pop(self, key: Any, default: Any = _NOTHING) -> Any:
         """Remove a value and return it; of several that pop it one gets it.

@@ -6,13 +6,13 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
-import time
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ssdag.client.base import call
 from ssdag.client.client import Client
 from ssdag.client.shared import shared_client
+from ssdag.client.transport.deadline import Deadline
 from ssdag.client.transport.resp import ReplyError, command, commands, explain
 from ssdag.connectors.base import Connector, as_views, check_key, missing
 from ssdag.connectors.filesystem import machine
@@ -111,7 +111,13 @@ class RedisConnector(Connector):
                 "password stays here: give the client password_file= instead"
             )
         where = machine() if self.scope == "node" else ""
-        return _reopen, (client.address, client.password_file, self._name, where)
+        return _reopen, (
+            client.address,
+            client.password_file,
+            self._name,
+            where,
+            client._timeout_s,
+        )
 
     def __ssdag_hash__(self) -> bytes:
         # Where data are kept does not tell calls apart: the server is another in each run.
@@ -305,17 +311,14 @@ class RedisConnector(Connector):
     def wait(self, key: str, timeout_s: float | None = None) -> None:
         """Block until there is a value; the server tells."""
         place = self._key(key).decode()
-        end_s = None if timeout_s is None else time.monotonic() + timeout_s
-        left_s = timeout_s
         try:
-            while True:
-                self._client.wait_key(place, left_s)
-                if self.exists(key):  # what we were told of may be gone by now
-                    return
-                left_s = None if end_s is None else max(end_s - time.monotonic(), 0.0)
-        except DataTimeoutError:
+            with Deadline(timeout_s) as deadline:
+                self._client.wait_key(place, deadline.left_s)
+                while not self.exists(key):  # what we were told of may be gone by now
+                    self._client.wait_key(place, deadline.left_s)
+        except DataTimeoutError as error:
             text = f"{key!r} did not come within {timeout_s} s in {self!r}"
-            raise DataTimeoutError(text) from None
+            raise DataTimeoutError(text) from error
 
     def close(self) -> None:
         """Close idle connections; the next call opens them again."""
@@ -338,7 +341,13 @@ class RedisConnector(Connector):
         raise explain(answer, self._client.address, what) from None
 
 
-def _reopen(address: str, password_file: str | None, name: str, where: str) -> RedisConnector:
+def _reopen(
+    address: str,
+    password_file: str | None,
+    name: str,
+    where: str,
+    timeout_s: float | None = None,
+) -> RedisConnector:
     """Open it again; `where` is the only machine that reaches the server, if there is one."""
     if where not in ("", machine()):
         failure = StoreError(
@@ -347,4 +356,4 @@ def _reopen(address: str, password_file: str | None, name: str, where: str) -> R
         )
         failure.transient = False
         raise failure
-    return RedisConnector(shared_client(address, password_file), name)
+    return RedisConnector(shared_client(address, password_file, timeout_s), name)

@@ -9,7 +9,6 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssdag.client.shared import ClientReference
 from ssdag.client.transport.address import Address, Place, read_password
 from ssdag.client.transport.resp import ReplyError, explain
 from ssdag.errors import ServiceStartError, SsdagError, StoreError
@@ -23,6 +22,7 @@ from ssdag.services.servers.watching import Elsewhere, FoundServer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ssdag.client.shared import ClientReference
     from ssdag.client.transport.resp import Reply
     from ssdag.services.checkpoint import Record, ServerRecord
     from ssdag.services.node import RestartPolicy
@@ -41,9 +41,18 @@ class AttachedOrchestrator(Orchestrator):
         Whether we may end them, start them again, and write their checkpoint.
     restart : callable or int, optional
         As in :class:`Orchestrator`.
+    client_timeout_s : float, optional
+        As in :class:`Orchestrator`.
     """
 
-    def __init__(self, record: Record, *, ours: bool, restart: RestartPolicy | int | None) -> None:
+    def __init__(
+        self,
+        record: Record,
+        *,
+        ours: bool,
+        restart: RestartPolicy | int | None,
+        client_timeout_s: float | None = None,
+    ) -> None:
         options = {**record.options}
         super().__init__(
             record.shards,
@@ -55,6 +64,7 @@ class AttachedOrchestrator(Orchestrator):
             folder=record.folder if record.given_folder else None,
             persistent=True,
             restart=restart,
+            client_timeout_s=client_timeout_s,
             **options,
         )
         self._record = record
@@ -83,7 +93,7 @@ class AttachedOrchestrator(Orchestrator):
         except BaseException:
             self._deployment = None
             raise
-        return ClientReference(self._address(), self._password_file())
+        return self._reference_here()
 
     def _stop(self, error: SsdagError) -> None:
         if self._ours:
@@ -100,6 +110,7 @@ def attached(
     where: str | os.PathLike[str],
     password_file: str | os.PathLike[str] | None,
     restart: RestartPolicy | int | None,
+    client_timeout_s: float | None = None,
 ) -> Orchestrator:
     """Return a started orchestrator; see :meth:`Orchestrator.attach`."""
     text = os.fspath(where)
@@ -107,10 +118,14 @@ def attached(
         record = checkpoint.read(Path(text))
         if password_file is not None:
             record = dataclasses.replace(record, password_file=os.path.abspath(password_file))
-        return AttachedOrchestrator(record, ours=True, restart=restart).start()
+        return AttachedOrchestrator(
+            record, ours=True, restart=restart, client_timeout_s=client_timeout_s
+        ).start()
     path = None if password_file is None else os.path.abspath(password_file)
     record = _look(Place.parse(text), path)
-    return AttachedOrchestrator(record, ours=False, restart=None).start()
+    return AttachedOrchestrator(
+        record, ours=False, restart=None, client_timeout_s=client_timeout_s
+    ).start()
 
 
 def _is_address(text: str) -> bool:

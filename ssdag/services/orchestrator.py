@@ -81,6 +81,10 @@ class Orchestrator(ServerFacts):
         orchestrator with the same folder; by default a temporary one.
     start_timeout_s : float
         How long it may take to be ready.
+    client_timeout_s : float, optional
+        How long a server may be silent before the calls of the clients that this
+        orchestrator gives out, here and in tasks, raise StoreError; by default they wait
+        for a server that hangs. See :class:`ssdag.Client`.
     config : mapping, optional
         Further options of the server's configuration file.
     restart : callable or int, optional
@@ -145,6 +149,7 @@ class Orchestrator(ServerFacts):
         persistent: bool = False,
         folder: str | os.PathLike[str] | None = None,
         start_timeout_s: float = 10.0,
+        client_timeout_s: float | None = None,
         config: Mapping[str, str | int] | None = None,
         restart: RestartPolicy | int | None = None,
         hosts: Sequence[str] | None = None,
@@ -164,6 +169,8 @@ class Orchestrator(ServerFacts):
             raise ConfigError(f"identifier={identifier!r}: letters, digits and _ only")
         if cpus is not None and not colocated:
             raise ConfigError(f"cpus={cpus!r}: only a colocated server is bound to cores")
+        if client_timeout_s is not None and not client_timeout_s > 0:
+            raise ConfigError(f"client_timeout_s={client_timeout_s!r}: seconds above 0, or None")
         servers = nodes * (1 + replicas)
         _check_ways(nodes, servers, port, unix_socket)
         plan = Plan(
@@ -191,7 +198,7 @@ class Orchestrator(ServerFacts):
             start_timeout_s=start_timeout_s,
         )
         policy = up_to(restart) if isinstance(restart, int) else restart
-        super().__init__(name, policy, plan, identifier)
+        super().__init__(name, policy, plan, identifier, client_timeout_s)
         self._places = places
         self._find = partial(
             find_places, nodes, hosts=hosts, launcher=launcher, single_cmd=single_cmd
@@ -210,6 +217,7 @@ class Orchestrator(ServerFacts):
         *,
         password_file: str | os.PathLike[str] | None = None,
         restart: RestartPolicy | int | None = None,
+        client_timeout_s: float | None = None,
     ) -> Orchestrator:
         """Return an orchestrator of servers that run already; blocks for seconds at most.
 
@@ -226,6 +234,8 @@ class Orchestrator(ServerFacts):
             Where the password is, for an address.
         restart : callable or int, optional
             As in the constructor, for servers on this machine that have a checkpoint.
+        client_timeout_s : float, optional
+            As in the constructor.
 
         Raises
         ------
@@ -236,7 +246,7 @@ class Orchestrator(ServerFacts):
         """
         from ssdag.services.attach import attached
 
-        return attached(where, password_file, restart)
+        return attached(where, password_file, restart, client_timeout_s)
 
     # -- for users -------------------------------------------------------------------
 

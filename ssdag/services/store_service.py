@@ -73,9 +73,15 @@ class StoreService(DataFutures, DataSteering):
     """A service whose servers hold data; see :class:`ssdag.Orchestrator`."""
 
     def __init__(
-        self, name: str, restart: RestartPolicy | None, plan: Plan, identifier: str
+        self,
+        name: str,
+        restart: RestartPolicy | None,
+        plan: Plan,
+        identifier: str,
+        client_timeout_s: float | None = None,
     ) -> None:
         super().__init__(name, restart)
+        self._client_timeout_s = client_timeout_s
         self.identifier = identifier
         self._plan = plan
         self._folder: Path | None = None
@@ -96,7 +102,11 @@ class StoreService(DataFutures, DataSteering):
     def client(self) -> Client:
         """Return this process's client of the servers; starts them if need be."""
         self.start()
-        return shared_client(self._address(), self._password_file())
+        return self._reference_here().resolve()
+
+    def _reference_here(self) -> ClientReference:
+        """Return what tasks get."""
+        return ClientReference(self._address(), self._password_file(), self._client_timeout_s)
 
     # -- life ------------------------------------------------------------------------
 
@@ -154,7 +164,7 @@ class StoreService(DataFutures, DataSteering):
                 self.name,
                 ", ".join(s.address_here for s in self._servers()),
             )
-        return ClientReference(self._address(), self._password_file())
+        return self._reference_here()
 
     def _write_record(self) -> None:
         """Write the file by which another run finds the servers."""
@@ -287,7 +297,7 @@ class StoreService(DataFutures, DataSteering):
         """Fail what waits for data in slots that nobody will serve any more."""
         if self._state.final:
             return  # all has failed
-        client = shared_client(self._address(), self._password_file())
+        client = self._reference_here().resolve()
         for first, last, error in self._given_up:
             self._fail_slots(client, first, last, error)
 

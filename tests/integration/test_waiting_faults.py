@@ -15,6 +15,7 @@ import pytest
 
 from ssdag.client import Client
 from ssdag.client.datasets.dataset import Dataset
+from ssdag.client.transport.deadline import Deadline
 from ssdag.client.waiting.conditions import existence
 from ssdag.client.waiting.waiter import Waiter
 from ssdag.client.waiting.watch import Watcher
@@ -227,10 +228,10 @@ def test_no_server_that_helps(answer: bytes, words: str) -> None:
         watcher.close()
         waiter = Waiter(client)
         with pytest.raises(DataTimeoutError):
-            waiter.wait(existence("tensor", "a", b"a"), 0.05)
+            waiter.wait(existence("tensor", "a", b"a"), Deadline(0.05))
         waiter.patience_s = 0.0
         with pytest.raises(StoreError, match="gave up"):
-            waiter.wait(existence("tensor", "a", b"a"), 20)
+            waiter.wait(existence("tensor", "a", b"a"), Deadline(20))
         waiter.end()
 
 
@@ -244,7 +245,7 @@ def test_a_server_that_says_nothing() -> None:
         assert forever.exception(20) is OVER
         waiter = Waiter(client)
         with pytest.raises(DataTimeoutError):
-            waiter.wait(existence("tensor", "a", b"a"), 0.05)
+            waiter.wait(existence("tensor", "a", b"a"), Deadline(0.05))
         waiter.end()
 
 

@@ -277,21 +277,21 @@ class Checkpoint(Handle):
         StoreError
             The server cannot be reached.
         """
-        deadline = Deadline(timeout_s)
-        look = command(b"XREVRANGE", self._key, b"+", b"-", b"COUNT", b"1")
-        while True:
-            last = self._run("look at", look)
-            if last and int(last[0][1][1]) > after:
-                return int(last[0][1][1])
-            if deadline.passed:
-                raise DataTimeoutError(
-                    f"{self.name!r} got no complete checkpoint later than step {after} within "
-                    f"{timeout_s} s"
-                )
-            seen = last[0][0] if last else b"0-0"
-            wait = deadline.wait_ms(self._client)
-            line = command(b"XREAD", b"BLOCK", wait, b"STREAMS", self._key, seen)
-            self._run("wait for", line)
+        with Deadline(timeout_s) as deadline:
+            look = command(b"XREVRANGE", self._key, b"+", b"-", b"COUNT", b"1")
+            while True:
+                last = self._run("look at", look)
+                if last and int(last[0][1][1]) > after:
+                    return int(last[0][1][1])
+                if deadline.passed:
+                    raise DataTimeoutError(
+                        f"{self.name!r} got no complete checkpoint later than step {after} within "
+                        f"{timeout_s} s"
+                    )
+                seen = last[0][0] if last else b"0-0"
+                wait = deadline.wait_ms(self._client)
+                line = command(b"XREAD", b"BLOCK", wait, b"STREAMS", self._key, seen)
+                self._run("wait for", line)
 
     def delete(self) -> bool:
         """Delete all of it; return whether there was something."""

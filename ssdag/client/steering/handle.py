@@ -72,7 +72,9 @@ def sent(client: ClientBase) -> ClientBase | ClientReference:
 
     In a task it becomes the client that the process has already.
     """
-    return ClientReference(client.address, client.password_file) if client.shared else client
+    if not client.shared:
+        return client
+    return ClientReference(client.address, client.password_file, client._timeout_s)
 
 
 def script(text: str, keys: tuple[bytes, ...], *words: bytes | str | int) -> bytes:

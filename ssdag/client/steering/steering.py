@@ -148,21 +148,21 @@ class Steering(Handle):
         StoreError
             The server cannot be reached.
         """
-        deadline = Deadline(timeout_s)
-        while True:
-            line = command(
-                b"XREAD",
-                b"BLOCK",
-                deadline.wait_ms(self._client),
-                b"STREAMS",
-                self._key,
-                self._seen,
-            )
-            found = self._run("wait for", line)
-            if found:
-                return self._take(found[0][1], None)
-            if deadline.passed:
-                raise DataTimeoutError(f"no command came in {self.name!r} within {timeout_s} s")
+        with Deadline(timeout_s) as deadline:
+            while True:
+                line = command(
+                    b"XREAD",
+                    b"BLOCK",
+                    deadline.wait_ms(self._client),
+                    b"STREAMS",
+                    self._key,
+                    self._seen,
+                )
+                found = self._run("wait for", line)
+                if found:
+                    return self._take(found[0][1], None)
+                if deadline.passed:
+                    raise DataTimeoutError(f"no command came in {self.name!r} within {timeout_s} s")
 
     def _take(self, entries: list[Any], step: int | None) -> list[Command]:
         taken = []

@@ -125,19 +125,19 @@ class StepCounter(Handle):
             The server cannot be reached.
         """
         check_count("step", step, 0)
-        deadline = Deadline(timeout_s)
-        while True:
-            now, last = self._look()
-            if now >= step:
-                return int(now)
-            if deadline.passed:
-                raise DataTimeoutError(
-                    f"step {step} of {self.name!r} was not finished within {timeout_s} s: the "
-                    f"last one that all ranks have is {now}"
-                )
-            wait = deadline.wait_ms(self._client)
-            line = command(b"XREAD", b"BLOCK", wait, b"STREAMS", self._key, last)
-            self._run("wait for a step of", line)
+        with Deadline(timeout_s) as deadline:
+            while True:
+                now, last = self._look()
+                if now >= step:
+                    return int(now)
+                if deadline.passed:
+                    raise DataTimeoutError(
+                        f"step {step} of {self.name!r} was not finished within {timeout_s} s: the "
+                        f"last one that all ranks have is {now}"
+                    )
+                wait = deadline.wait_ms(self._client)
+                line = command(b"XREAD", b"BLOCK", wait, b"STREAMS", self._key, last)
+                self._run("wait for a step of", line)
 
     def clear(self) -> None:
         """Forget all steps, before the same simulation is started again."""

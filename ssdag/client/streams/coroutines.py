@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssdag.client.steering.handle import Program
 from ssdag.client.streams import scripts
-from ssdag.client.transport.deadline import Deadline
+from ssdag.client.transport.deadline import Deadline, within
 from ssdag.client.waiting.conditions import Condition
 from ssdag.errors import DataTimeoutError
 
@@ -60,12 +60,15 @@ class AsyncStream:
         room = Condition("room in stream", self.stream.name, (keys.stream, keys.room), look, _is_0)
         while True:
             try:
-                await self._client._in_thread(self.stream.append, value, timeout_s=0)
+                await self._client._in_thread(within, deadline, self._append_now, value)
                 return
             except DataTimeoutError:
                 if deadline.passed:
                     raise
             await self._wait(room, deadline)
+
+    def _append_now(self, value: Any) -> None:
+        self.stream.append(value, timeout_s=0)
 
     async def _wait(self, condition: Condition, deadline: Deadline) -> None:
         """Wait for a condition, or for a while."""
@@ -136,7 +139,7 @@ class AsyncStreamReader:
         new = Condition("record in stream", self._stream.stream.name, (key,), look, is_new)
         while True:
             try:
-                return await self._try()
+                return await self._try(deadline)
             except DataTimeoutError:
                 if deadline.passed:
                     raise DataTimeoutError(
@@ -145,8 +148,10 @@ class AsyncStreamReader:
             await self._stream._wait(new, deadline)
             last = await self._client.call(*look, idempotent=True)
 
-    async def _try(self) -> Entry | None:
-        reading = asyncio.ensure_future(self._client._in_thread(self._reader.read, 0))
+    async def _try(self, deadline: Deadline) -> Entry | None:
+        reading = asyncio.ensure_future(
+            self._client._in_thread(within, deadline, self._reader.read, 0)
+        )
         try:
             found: Entry | None = await asyncio.shield(reading)
         except asyncio.CancelledError:

@@ -115,7 +115,8 @@ class StreamReader(StepReading):
         Raises
         ------
         DataTimeoutError
-            None came in time.
+            None came in time, or the server hangs. No record is lost by that: the next call
+            returns it.
         DataError
             A writer gave up; its reason is in the text.
         MissingDataError
@@ -124,8 +125,11 @@ class StreamReader(StepReading):
             The server cannot be reached.
         """
         self._check()
-        deadline = Deadline(self.timeout_s if timeout_s is None else timeout_s)
-        self._join()
+        with Deadline(self.timeout_s if timeout_s is None else timeout_s) as deadline:
+            self._join()
+            return self._next(deadline)
+
+    def _next(self, deadline: Deadline) -> Entry | None:
         while True:
             found = None
             try:
@@ -259,6 +263,8 @@ class StreamReader(StepReading):
         self._unsure = True
         try:
             value = self._stream.value(number, fields)
+        except DataTimeoutError:
+            raise  # the next read takes it again
         except DataError:
             self._held = entry_id, fields.get(b"at")  # it would be the same again
             raise

@@ -78,7 +78,8 @@ class Stream:
         Raises
         ------
         DataTimeoutError
-            There was no room in time; the record is not in the stream.
+            There was no room in time, or the server hangs and has not got the record; it is
+            not in the stream.
         DataError
             The stream has ended.
         DataFormatError
@@ -86,7 +87,8 @@ class Stream:
         ConfigError
             The stream has other options than were asked for here.
         StoreError
-            The server cannot be reached or refuses.
+            The server cannot be reached or refuses; or it hangs while it has the record, of
+            which nobody knows then whether it is in the stream.
         """
         self._default_writer().append(value, timeout_s=timeout_s)
 

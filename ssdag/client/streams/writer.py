@@ -16,9 +16,10 @@ from ssdag.client.streams.keys import DEFAULT_CAPACITY, run
 from ssdag.client.streams.records import pack
 from ssdag.client.transport.deadline import Deadline
 from ssdag.client.transport.resp import command
-from ssdag.errors import DataError, DataTimeoutError, SsdagError
+from ssdag.errors import DataError, DataTimeoutError, SsdagError, StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from ssdag.client.steering.handle import Line
@@ -111,8 +112,7 @@ class StreamWriter:
     def append(self, value: Any, *, timeout_s: float | None = None) -> None:
         """Append a record; see :meth:`Stream.append`."""
         record = pack(value)
-        deadline = Deadline(timeout_s)
-        with self._lock:
+        with Deadline(timeout_s) as deadline, self._lock:
             if self._pid != os.getpid():  # a forked child is another writer
                 self._begin()
             self._stream.open()
@@ -138,7 +138,7 @@ class StreamWriter:
                     unlink = command(b"UNLINK", self._bytes_key)
                     run(self._client, self._what, self._keys, unlink)
                     raise self._too_slow(deadline)
-                status = self._answer(self._after_a_token(line, deadline))
+                status = self._answer(self._after_a_token(line, deadline, appends=True))
 
     @property
     def _bytes_key(self) -> bytes:
@@ -173,7 +173,7 @@ class StreamWriter:
             return line.answer(connection)
 
         if record is None:
-            return self._answer(self._client._run(self._what, small, key=self._keys.stream))
+            return self._answer(self._run_append(small))
         head = b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n" % (
             len(self._bytes_key),
             self._bytes_key,
@@ -187,14 +187,22 @@ class StreamWriter:
             connection.reply()
             return line.answer(connection)
 
-        return self._answer(self._client._run(self._what, work, key=self._keys.stream))
+        return self._answer(self._run_append(work))
+
+    def _run_append(self, work: Callable[[Connection], Any]) -> Any:
+        """Run what appends; it may have been done also if the server is silent then."""
+        try:
+            return self._client._run(self._what, work, key=self._keys.stream)
+        except DataTimeoutError as error:
+            text = f"{error}; nobody knows whether the record is in the stream"
+            raise StoreError(text) from error
 
     def _answer(self, answer: Any) -> int:
         status, full = answer
         self._full = bool(full)
         return int(status)
 
-    def _after_a_token(self, line: Line, deadline: Deadline) -> Any:
+    def _after_a_token(self, line: Line, deadline: Deadline, *, appends: bool) -> Any:
         """Sleep until somebody makes room, or for a while; then do `line`."""
         wait_s = deadline.wait_s(self._client)
         wait = command(b"BLPOP", self._keys.room, b"%.3f" % wait_s)
@@ -204,6 +212,8 @@ class StreamWriter:
             connection.reply()
             return line.answer(connection)
 
+        if appends:
+            return self._run_append(work)
         return self._client._run(self._what, work, key=self._keys.stream)
 
     def _wait_for_room(self, deadline: Deadline) -> None:
@@ -212,7 +222,7 @@ class StreamWriter:
         while full:
             if deadline.passed:
                 raise self._too_slow(deadline)
-            full = self._after_a_token(line, deadline)
+            full = self._after_a_token(line, deadline, appends=False)
 
     def _too_slow(self, deadline: Deadline) -> DataTimeoutError:
         full = f"stream {self._stream.name!r} was full for {deadline.timeout_s} s: "

@@ -6,10 +6,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from ssdag.client.transport.deadline import silence_ends
 from ssdag.client.transport.resp import ConnectionLostError, ReplyError, explain
 from ssdag.client.transport.route import told
 from ssdag.client.transport.slots import parse_redirection
-from ssdag.errors import StoreError
+from ssdag.errors import DataTimeoutError, StoreError
 
 if TYPE_CHECKING:
     from ssdag.client.transport.address import Address
@@ -116,6 +117,9 @@ class Attempt:
 
     def _pause(self, failure: Exception) -> None:
         """Wait a moment, longer each time: no event tells when a cluster comes right."""
+        until_s = silence_ends()
+        if until_s is not None and time.monotonic() > until_s:
+            raise DataTimeoutError(f"{failure}; the time of the call is over") from failure
         if time.monotonic() > self._deadline_s:
             raise StoreError(
                 f"{failure}; the cluster did not come right within {self._patience_s:g} s"

@@ -17,7 +17,7 @@ from ssdag.client.transport.asking import AskingConnection
 from ssdag.client.transport.attempts import Attempt
 from ssdag.client.transport.pool import Access, Pool
 from ssdag.client.transport.resp import ConnectionLostError, ReplyError, explain
-from ssdag.client.transport.route import Route, told
+from ssdag.client.transport.route import Route, ended, told
 from ssdag.client.transport.slotmap import SlotMap
 from ssdag.errors import StoreError
 
@@ -93,7 +93,7 @@ class Cluster(Route):
                 asked = attempt.sent_away(address, error)
             except ConnectionLostError as error:
                 if error.timed_out or not idempotent:
-                    raise StoreError(f"{what}: {error}") from error
+                    raise ended(error, what) from error
                 attempt = attempt or Attempt(self._map, self.access.timeout_s, what)
                 attempt.lost(address, error)
                 asked = None
@@ -142,7 +142,7 @@ class Cluster(Route):
             connection.close()
             pool.drop()
             if error.timed_out or not idempotent:
-                raise StoreError(f"{what}: {error}") from error
+                raise ended(error, what) from error
 
         try:
             for address, items in groups.items():
@@ -223,7 +223,7 @@ class Cluster(Route):
                     raise explain(error, str(address), what) from None
                 except ConnectionLostError as error:
                     if error.timed_out or last:
-                        raise StoreError(f"{what}: {error}") from error
+                        raise ended(error, what) from error
         return values
 
     # -- the nodes -------------------------------------------------------------------

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from typing import TYPE_CHECKING
 
+from ssdag.client.transport.deadline import silence_ends
 from ssdag.client.transport.patience import Patience
 from ssdag.client.transport.resp import ConnectionLostError, ReplyError, command, explain
-from ssdag.errors import StoreError
+from ssdag.errors import DataTimeoutError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,6 +57,8 @@ class Connection:
     ------
     StoreError
         Nobody listens there, or the password is wrong.
+    DataTimeoutError
+        The deadline of the call has passed meanwhile.
     """
 
     __slots__ = ("_buffer", "_end", "_patience", "_pos", "_sock", "_view", "address", "owed")
@@ -74,24 +78,41 @@ class Connection:
         self._pos = self._end = 0
         #: Replies that were asked for and not yet read; only at 0 may it be used again.
         self.owed = 0
+        until_s = silence_ends()
         try:
             limits_s = [limit for limit in (timeout_s, connect_s) if limit is not None]
+            if until_s is not None:
+                limits_s.append(max(until_s - time.monotonic(), 0.02))
             self._sock = address.connect(min(limits_s, default=None))
         except OSError as error:
-            raise StoreError(
-                f"cannot connect to the server at {address}: {error.strerror or error}"
-            ) from error
+            text = f"cannot connect to the server at {address}: {error.strerror or error}"
+            if until_s is not None and time.monotonic() >= until_s:
+                raise DataTimeoutError(text) from error
+            raise StoreError(text) from error
         try:
-            limit_s = self._patience.look_s
-            if limit_s is not None:
-                limit = struct.pack("ll", int(limit_s), int(limit_s % 1 * 1e6) or 1)
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            self._patience.heed(until_s)
+            if self._patience.look_s is not None:
+                self._limit(self._patience.look_s)
             if password is not None:
                 self._authenticate(password)
         except BaseException:
             self.close()
             raise
+
+    def heed(self) -> None:
+        """Take over the deadline of the call that uses it now; none, if it has none."""
+        until_s = silence_ends()
+        if until_s != self._patience.until_s:
+            self._patience.heed(until_s)
+            self._limit(self._patience.look_s)
+
+    def _limit(self, limit_s: float | None) -> None:
+        """Have the kernel end each read and write after so long; None for never."""
+        whole = struct.pack("ll", 0, 0)
+        if limit_s is not None:
+            whole = struct.pack("ll", int(limit_s), int(limit_s % 1 * 1e6) or 1)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, whole)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, whole)
 
     def _authenticate(self, password: str) -> None:
         try:
@@ -100,7 +121,8 @@ class Connection:
         except ReplyError as error:
             raise explain(error, str(self.address), "log in") from None
         except ConnectionLostError as error:
-            raise StoreError(f"cannot log in at the server: {error}") from error
+            kind = DataTimeoutError if error.late else StoreError
+            raise kind(f"cannot log in at the server: {error}") from error
 
     def close(self) -> None:
         """Close; may be called again."""

@@ -133,6 +133,7 @@ class Pool:
             connection.close()
             self.drop()
             return self.connect()
+        connection.heed()
         return connection
 
     def give(self, connection: Connection) -> None:

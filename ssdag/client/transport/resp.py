@@ -34,11 +34,15 @@ class ConnectionLostError(Exception):
     ----------
     timed_out : bool
         The server was silent for too long; it may still be alive.
+    late : bool
+        So it was, and the time is over that the caller gave; see
+        :class:`~ssdag.client.transport.deadline.Deadline`.
     """
 
-    def __init__(self, message: str, *, timed_out: bool = False) -> None:
+    def __init__(self, message: str, *, timed_out: bool = False, late: bool = False) -> None:
         super().__init__(message)
         self.timed_out = timed_out
+        self.late = late
 
 
 def command(*parts: bytes) -> bytes:

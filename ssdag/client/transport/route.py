@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ssdag.client.transport.pool import Access, Pool
 from ssdag.client.transport.resp import ConnectionLostError, ReplyError, explain
-from ssdag.errors import StoreError
+from ssdag.errors import DataTimeoutError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ssdag.client.transport.address import Address
     from ssdag.client.transport.connection import Connection
+    from ssdag.errors import SsdagError
 
 T = TypeVar("T")
 
@@ -63,6 +64,8 @@ class Route(ABC):
         ------
         StoreError
             The server cannot be reached, hung up twice, or refused.
+        DataTimeoutError
+            It was silent until after the deadline of the call, if that has one.
         DataError
             Under the name is another kind of value.
         """
@@ -191,7 +194,7 @@ class OneServer(Route):
             raise explain(error, str(pool.address), what) from None
         except ConnectionLostError as error:
             if error.timed_out or not idempotent:
-                raise StoreError(f"{what}: {error}") from error
+                raise ended(error, what) from error
         return run_again(pool, what, work)
 
     def run_many(
@@ -262,7 +265,14 @@ def run_again(pool: Pool, what: str, work: Callable[[Connection], T]) -> T:
     except ReplyError as error:
         raise explain(error, str(pool.address), what) from None
     except ConnectionLostError as error:
-        raise StoreError(f"{what}: {error}, for the second time") from error
+        raise ended(error, what, ", for the second time") from error
+
+
+def ended(error: ConnectionLostError, what: str, more: str = "") -> SsdagError:
+    """Return the error of a call that ends because its connection did."""
+    if error.late:
+        return DataTimeoutError(f"{what}: {error}")
+    return StoreError(f"{what}: {error}{more}")
 
 
 def told(error: StoreError, what: str) -> StoreError:

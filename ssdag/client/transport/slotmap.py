@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ssdag.client.transport.connection import Connection
 from ssdag.client.transport.resp import ConnectionLostError, ReplyError, command, explain
 from ssdag.client.transport.slots import Topology, parse_nodes, slot_of
-from ssdag.errors import StoreError
+from ssdag.errors import DataTimeoutError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
@@ -120,7 +120,7 @@ class SlotMap:
         if time.monotonic() - self._looked_s >= _STALE_S:
             try:
                 self.refresh(avoid=address)
-            except StoreError:
+            except (StoreError, DataTimeoutError):
                 return True
         node = self._topology.at(address)
         return node is not None and bool(node.ranges) and not node.failed

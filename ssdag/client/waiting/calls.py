@@ -9,6 +9,7 @@ from ssdag.client.base import call
 from ssdag.client.datasets.calls import DatasetCalls
 from ssdag.client.datasets.keys import meta_key
 from ssdag.client.tensors.calls import TensorCalls
+from ssdag.client.transport.deadline import Deadline
 from ssdag.client.transport.resp import command, key_bytes
 from ssdag.client.waiting import conditions
 from ssdag.errors import DataError, DataTimeoutError, MissingDataError
@@ -50,7 +51,7 @@ class WaitCalls(DatasetCalls, TensorCalls):
         Raises
         ------
         DataTimeoutError
-            It did not come in time.
+            It did not come in time, or the server did not answer.
         StoreError
             The server was lost, or sends no notifications.
         """
@@ -111,16 +112,17 @@ class WaitCalls(DatasetCalls, TensorCalls):
         Raises
         ------
         DataTimeoutError
-            It did not come in time.
+            It did not come in time, or the server did not answer.
         StoreError
             The server was lost, or sends no notifications.
         """
         if condition.check is None:
             line = command(*condition.look)
             what = f"wait for {condition}"
-            if condition.holds(self._run(what, lambda c: call(c, line), key=condition.keys[0])):
-                return
-            self._waiters().wait(self, condition, timeout_s)
+            with Deadline(timeout_s) as deadline:
+                if condition.holds(self._run(what, lambda c: call(c, line), key=condition.keys[0])):
+                    return
+                self._waiters().wait(self, condition, deadline)
             return
         future = self.future(condition)
         try:

@@ -18,6 +18,7 @@ from ssdag.futures import WAIT_GUARD, DataFuture
 
 if TYPE_CHECKING:
     from ssdag.client.base import ClientBase
+    from ssdag.client.transport.deadline import Deadline
     from ssdag.client.waiting.conditions import Condition
 
 #: Idle ones beyond this are closed.
@@ -37,7 +38,7 @@ class Waiter(Looking):
         super().__init__(client)
         self._nodes = Nodes(self._place, self._password, -1, self)
 
-    def wait(self, condition: Condition, timeout_s: float | None) -> None:
+    def wait(self, condition: Condition, deadline: Deadline) -> None:
         """Block until a condition without a function holds.
 
         Raises
@@ -48,7 +49,7 @@ class Waiter(Looking):
             The server was lost, refuses, or sends no notifications. This waiter is of
             no use then.
         """
-        until_s = None if timeout_s is None else time.monotonic() + timeout_s
+        timeout_s = deadline.timeout_s
         future: DataFuture[None] = DataFuture(condition.name, condition.kind)
         release = None
         if timeout_s is None and WAIT_GUARD.before_wait is not None:
@@ -58,8 +59,8 @@ class Waiter(Looking):
             while not future.done():
                 self._take_changes()
                 left_s = self._sleep_s(None)
-                if until_s is not None:
-                    rest_s = until_s - time.monotonic()
+                rest_s = deadline.left_s
+                if rest_s is not None:
                     if rest_s <= 0:
                         raise DataTimeoutError(f"{condition} did not come within {timeout_s} s")
                     left_s = rest_s if left_s is None else min(left_s, rest_s)
@@ -86,11 +87,11 @@ class Waiters:
         self._lock = threading.Lock()
         self._pid = os.getpid()
 
-    def wait(self, client: ClientBase, condition: Condition, timeout_s: float | None) -> None:
+    def wait(self, client: ClientBase, condition: Condition, deadline: Deadline) -> None:
         """Block until a condition holds; see :meth:`Waiter.wait`."""
         waiter = self._take() or Waiter(client)
         try:
-            waiter.wait(condition, timeout_s)
+            waiter.wait(condition, deadline)
         except DataTimeoutError:
             self._give(waiter)
             raise

@@ -32,13 +32,20 @@ class ColocatedReference(Reference):
     onward : str
         How a worker on another node starts a server there; see
         :mod:`ssdag.services.colocation.onward`. Empty: it does not.
+    timeout_s : float or None
+        How long the server may be silent.
     """
 
-    __slots__ = ("name", "onward", "servers")
+    __slots__ = ("name", "onward", "servers", "timeout_s")
 
     def __init__(
-        self, name: str, servers: tuple[tuple[str, str, str | None], ...], onward: str = ""
+        self,
+        name: str,
+        servers: tuple[tuple[str, str, str | None], ...],
+        onward: str = "",
+        timeout_s: float | None = None,
     ) -> None:
+        self.timeout_s = timeout_s
         self.name = name
         self.servers = servers
         self.onward = onward
@@ -87,7 +94,7 @@ class ColocatedReference(Reference):
             client.close()
 
     def __ssdag_parts__(self) -> tuple[Any, ...]:
-        return self.name, self.servers, self.onward
+        return self.name, self.servers, self.onward, self.timeout_s
 
     def __ssdag_hash__(self) -> bytes:
         return b"client"  # as of any other orchestrator: the servers are others in each run
@@ -103,7 +110,7 @@ class ColocatedClient(Client):
         self.reference = reference
         found = reference.here()
         address, password_file = found or reference.servers[0][1:]
-        super().__init__(address, password_file=password_file)
+        super().__init__(address, password_file=password_file, timeout_s=reference.timeout_s)
         if found is None:
             self._route = cast("Route", _NoRoute(reference))
 
@@ -112,7 +119,7 @@ class ColocatedClient(Client):
 
     def clone(self) -> Client:  # type: ignore[override]
         """Return another client of the same server, with connections of its own."""
-        made = Client(self.address, password_file=self.password_file)
+        made = Client(self.address, password_file=self.password_file, timeout_s=self._timeout_s)
         made.prefixes = self.prefixes.copy()
         return made
 

@@ -196,7 +196,7 @@ class ColocatedOrchestrator(Orchestrator):
         for beside in self._beside:
             self._supervise(beside)
         ways = tuple(beside.ways for beside in self._beside)
-        self._reference = ColocatedReference(self.name, ways, onward)
+        self._reference = ColocatedReference(self.name, ways, onward, self._client_timeout_s)
         return self._reference
 
     def _each(self, do: Callable[[NodeServer], None]) -> None:
