@@ -293,7 +293,8 @@ with ssdag.load(ssdag.Config(store=db)) as engine:
 """
 
 
-def test_a_plan_needs_no_store(tmp_path: Path) -> None:
+def test_a_plan_needs_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the script's folder comes first in it
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     found = record(script, [], ssdag.Config())
