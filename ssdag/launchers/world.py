@@ -55,6 +55,12 @@ _OF_A_RANK = re.compile(
     r"|OMPI_MCA_(orte_|ess_|ess$|pmix$|initial_wdir|mpi_oversubscribe)).*"
 )
 
+#: What srun would take for options of the step: they are the allocation's.
+_OF_THE_JOB = re.compile(
+    r"SLURM_(NTASKS|NPROCS|TASKS_PER_NODE|NTASKS_PER_.*|CPUS_PER_TASK|TRES_PER_TASK|DISTRIBUTION"
+    r"|HOSTFILE|CPU_BIND.*|MEM_PER_.*|MEM_BIND.*|GPUS_PER_.*|EXACT|EXCLUSIVE|OVERLAP|WHOLE)"
+)
+
 _SOURCE = """\
 #include <mpi.h>
 #include <stdio.h>
@@ -139,6 +145,11 @@ def without_world(env: Mapping[str, str] | None = None) -> dict[str, str]:
         for name, value in (os.environ if env is None else env).items()
         if not _OF_A_RANK.fullmatch(name)
     }
+
+
+def without_job_options(env: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without what srun would take for options of a step."""
+    return {name: value for name, value in env.items() if not _OF_THE_JOB.fullmatch(name)}
 
 
 def check_world(

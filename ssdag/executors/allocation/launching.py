@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from ssdag.executors.allocation.slots import Part, Placement
 from ssdag.executors.program import LAUNCH_VARIABLE, in_variable
 from ssdag.launchers import SingleLauncher, Step, Wrapped
 from ssdag.launchers.linked import check_linked
-from ssdag.launchers.world import without_world
+from ssdag.launchers.world import without_job_options, without_world
 from ssdag.providers.gpus import restrict_to
 
 if TYPE_CHECKING:
@@ -28,11 +27,6 @@ if TYPE_CHECKING:
 _KEEPS_ACCOUNT = frozenset({"srun", "jsrun", "flux"})
 #: Launchers that choose the nodes themselves.
 _CHOOSES_NODES = frozenset({"jsrun", "flux"})
-#: What srun would take for options of the step: they are the allocation's.
-_OF_THE_JOB = re.compile(
-    r"SLURM_(NTASKS|NPROCS|TASKS_PER_NODE|NTASKS_PER_.*|CPUS_PER_TASK|TRES_PER_TASK|DISTRIBUTION"
-    r"|HOSTFILE|CPU_BIND.*|MEM_PER_.*|MEM_BIND.*|GPUS_PER_.*|EXACT|EXCLUSIVE|OVERLAP|WHOLE)"
-)
 
 
 @dataclass(frozen=True)
@@ -190,7 +184,7 @@ class Launching:
         env = without_world(os.environ)
         files: dict[str, str] = {}
         if launcher.name in _KEEPS_ACCOUNT:
-            env = {name: value for name, value in env.items() if not _OF_THE_JOB.fullmatch(name)}
+            env = without_job_options(env)
             steps = [self._accounted(launcher, argv, request, placement, added)]
             counts = [part.ranks for part in placement.parts]
             if launcher.name == "srun" and len(set(counts)) > 1:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import threading
 import time
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ssdag.errors import ServiceStartError, UnsupportedError
 from ssdag.launchers import SingleLauncher, Step
-from ssdag.launchers.world import without_world
+from ssdag.launchers.world import without_job_options, without_world
 from ssdag.services.keepers import keeper
 from ssdag.services.keepers.launch import KeeperLaunch
 from ssdag.services.keepers.remote import RemotePlace
@@ -32,11 +31,6 @@ TO_ALL = frozenset({"srun"})
 _OF_A_SERVICE = {"srun": ("--mpi=none",)}
 #: Further ones of a launch for several nodes: the end of one keeper is none of the others'.
 _OF_MANY = {"srun": ("--no-kill", "--kill-on-bad-exit=0", "--wait=0")}
-#: What srun would take for options of the step: they are the allocation's.
-_OF_THE_JOB = re.compile(
-    r"SLURM_(NTASKS|NPROCS|TASKS_PER_NODE|NTASKS_PER_.*|CPUS_PER_TASK|TRES_PER_TASK|DISTRIBUTION"
-    r"|HOSTFILE|CPU_BIND.*|MEM_PER_.*|MEM_BIND.*|GPUS_PER_.*|EXACT|EXCLUSIVE|OVERLAP|WHOLE)"
-)
 
 
 def launch_keepers(
@@ -187,6 +181,6 @@ def launch_environment(launcher: Launcher) -> dict[str, str]:
     """Return the environment of a launch: ours, but for what is the job's or a rank's."""
     env = without_world(os.environ)
     if launcher.name == "srun":
-        return {name: value for name, value in env.items() if not _OF_THE_JOB.fullmatch(name)}
+        return without_job_options(env)
     # Others would hand the name of our node on to all.
     return {name: value for name, value in env.items() if name not in NODE_VARIABLES}
