@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,21 +13,11 @@ from ssdag.client.transport.resp import ReplyError
 from ssdag.client.transport.slots import SLOTS, slot_of
 from ssdag.errors import MissingDataError, StoreError
 from tests.integration.redis_cluster import PASSWORD, RedisCluster, Server
+from tests.integration.servers import SERVERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-SERVERS = [
-    pytest.param(None, id="packaged"),
-    pytest.param(
-        "redis-server",
-        id="redis",
-        marks=pytest.mark.skipif(
-            not shutil.which("redis-server"), reason="no redis-server on PATH"
-        ),
-    ),
-]
 
 
 @pytest.fixture(scope="module", params=SERVERS)

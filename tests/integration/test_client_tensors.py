@@ -7,7 +7,6 @@ import io
 import multiprocessing
 import os
 import pickle
-import shutil
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -27,20 +26,10 @@ from ssdag.errors import (
     StoreError,
 )
 from ssdag.services.orchestrator import Orchestrator
+from tests.integration.servers import SERVERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-SERVERS = [
-    pytest.param(None, id="packaged"),
-    pytest.param(
-        "redis-server",
-        id="redis",
-        marks=pytest.mark.skipif(
-            not shutil.which("redis-server"), reason="no redis-server on PATH"
-        ),
-    ),
-]
 
 
 @pytest.fixture(scope="module", params=SERVERS)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from typing import TYPE_CHECKING
 
@@ -15,20 +14,10 @@ from ssdag.client.datasets import writing as dataset_writing
 from ssdag.client.transport.slots import slot_of
 from ssdag.errors import MissingDataError
 from tests.integration.redis_cluster import RedisCluster
+from tests.integration.servers import SERVERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-SERVERS = [
-    pytest.param(None, id="packaged"),
-    pytest.param(
-        "redis-server",
-        id="redis",
-        marks=pytest.mark.skipif(
-            not shutil.which("redis-server"), reason="no redis-server on PATH"
-        ),
-    ),
-]
 
 
 @pytest.fixture(scope="module", params=SERVERS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import shutil
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -24,22 +23,12 @@ from ssdag.client.datasets import writing as dataset_writing
 from ssdag.client.transport.transactions import Watch
 from ssdag.errors import DataFormatError, MissingDataError, StoreError
 from ssdag.services.orchestrator import Orchestrator
+from tests.integration.servers import SERVERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ssdag.client.transport.connection import Connection
-
-SERVERS = [
-    pytest.param(None, id="packaged"),
-    pytest.param(
-        "redis-server",
-        id="redis",
-        marks=pytest.mark.skipif(
-            not shutil.which("redis-server"), reason="no redis-server on PATH"
-        ),
-    ),
-]
 
 
 @pytest.fixture(scope="module", params=SERVERS)

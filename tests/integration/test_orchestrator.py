@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import shutil
 import signal
 import socket
 import stat
@@ -33,22 +32,12 @@ from ssdag.errors import (
 from ssdag.services.orchestrator import Orchestrator
 from ssdag.states import ServiceState
 from tests.conftest import wait_until
+from tests.integration.servers import SERVERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ssdag.services.node import ServiceNode
-
-SERVERS = [
-    pytest.param(None, id="packaged"),
-    pytest.param(
-        "redis-server",
-        id="redis",
-        marks=pytest.mark.skipif(
-            not shutil.which("redis-server"), reason="no redis-server on PATH"
-        ),
-    ),
-]
 
 
 @pytest.fixture(autouse=True)

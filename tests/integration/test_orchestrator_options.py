@@ -21,20 +21,10 @@ from ssdag.client import Client
 from ssdag.errors import ConfigError, ServiceStartError, StoreError
 from ssdag.services.orchestrator import Orchestrator
 from tests.conftest import wait_until
+from tests.integration.servers import SERVERS
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-SERVERS = [
-    pytest.param(None, id="packaged"),
-    pytest.param(
-        "redis-server",
-        id="redis",
-        marks=pytest.mark.skipif(
-            not shutil.which("redis-server"), reason="no redis-server on PATH"
-        ),
-    ),
-]
 
 
 def conf(db: Orchestrator, key: str) -> str:

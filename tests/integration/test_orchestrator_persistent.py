@@ -25,20 +25,11 @@ from ssdag.services.servers.admin import Login
 from ssdag.services.servers.watching import FoundServer
 from ssdag.states import ServiceState
 from tests.conftest import wait_until
+from tests.integration.servers import SERVERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SERVERS = [
-    pytest.param(None, id="packaged"),
-    pytest.param(
-        "redis-server",
-        id="redis",
-        marks=pytest.mark.skipif(
-            not shutil.which("redis-server"), reason="no redis-server on PATH"
-        ),
-    ),
-]
 
 DRIVER = """
 import os, signal, sys

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ import pytest
 from ssdag.client.transport.slots import slot_of
 from tests.conftest import wait_until
 from tests.integration.redis_cluster import RedisCluster
+from tests.integration.servers import SERVERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,17 +21,6 @@ if TYPE_CHECKING:
 
     from ssdag.client import Client
     from ssdag.client.streams.stream import Stream
-
-SERVERS = [
-    pytest.param(None, id="packaged"),
-    pytest.param(
-        "redis-server",
-        id="redis",
-        marks=pytest.mark.skipif(
-            not shutil.which("redis-server"), reason="no redis-server on PATH"
-        ),
-    ),
-]
 
 
 @pytest.fixture(scope="module", params=SERVERS)

@@ -23,7 +23,7 @@ from tests.conftest import wait_until
 from tests.integration.bridged import BridgedHosts
 from tests.integration.namespaces import refusal
 from tests.integration.redis_cluster import RedisCluster, Server
-from tests.integration.test_client_cluster import SERVERS
+from tests.integration.servers import SERVERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
