@@ -50,12 +50,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.parametrize("size", [300_000, 1 << 20])  # a little too large: ssh ends with 0
 @pytest.mark.parametrize("place", KINDS, indirect=True)
 def test_a_node_s_disk_that_is_full(
-    place: Place, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+    place: Place, size: int, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(places.VARIABLE, str(small_disk))
-    small, large = place.put("small", b"x"), place.put("large", os.urandom(1 << 20))
+    small, large = place.put("small", b"x"), place.put("large", os.urandom(size))
     with pytest.raises(StagingError, match="No space left") as caught:
         place.staging.stage_in(large, None)
     assert not caught.value.transient

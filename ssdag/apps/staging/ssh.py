@@ -10,7 +10,8 @@ import re
 import secrets
 import shlex
 import shutil
-from typing import TYPE_CHECKING
+import subprocess
+from typing import IO, TYPE_CHECKING
 
 from ssdag.apps.staging.base import RemoteStaging, transient
 from ssdag.errors import ConfigError, MissingDataError, StagingError
@@ -77,12 +78,7 @@ class SshStaging(RemoteStaging):
         if self._rsync(connection, path, f"{connection.host}:{path}", target):
             return
         with open(target, "wb") as out:
-            try:
-                self._stream(connection, ["cat", "--", path], stdout=out.fileno())
-            except StagingError:
-                # ssh does not say why it cannot write; a full disk says it here.
-                os.posix_fallocate(out.fileno(), os.fstat(out.fileno()).st_size, 1 << 16)
-                raise
+            self._stream(connection, ["cat", "--", path], into=out)
 
     def store(self, source: str, file: File) -> None:
         """See :meth:`RemoteStaging.store`."""
@@ -132,10 +128,10 @@ class SshStaging(RemoteStaging):
         argv: list[str],
         *,
         stdin: int | None = None,
-        stdout: int | None = None,
+        into: IO[bytes] | None = None,
     ) -> None:
         """Run a command there, with a file of ours as its input or output."""
-        code, words = _ended(connection.command(f"exec {join(argv)}"), stdin, stdout)
+        code, words = _ended(connection.command(f"exec {join(argv)}"), stdin, into)
         if code == 0:
             return
         if code == 255:
@@ -149,7 +145,7 @@ class SshStaging(RemoteStaging):
         # Its last argument is what rsync calls the host.
         shell = shlex.join(connection.command("")[:-2])
         argv = ["rsync", "-s", "-L", "-t", "--timeout=60", "-e", shell, "--", source, target]
-        code, words = _ended(argv, None, None)
+        code, words = _ended(argv)
         if code == 0:
             return True
         if _NO_RSYNC.search(words):
@@ -160,13 +156,23 @@ class SshStaging(RemoteStaging):
         raise StagingError(words or f"rsync ended with exit code {code}")
 
 
-def _ended(argv: list[str], stdin: int | None, stdout: int | None) -> tuple[int, str]:
-    """Run a command of ours to its end; returns its exit code and last words."""
+def _ended(
+    argv: list[str], stdin: int | None = None, into: IO[bytes] | None = None
+) -> tuple[int, str]:
+    """Run a command of ours to its end; returns its exit code and last words.
+
+    We write its output ourselves: ssh may end with the command's exit code 0 although it
+    could not write all of it, where a full disk raises OSError here.
+    """
     errors = os.memfd_create("ssdag-staging")
     try:
-        process = spawn(argv, stdin=stdin, stdout=errors if stdout is None else stdout,
+        process = spawn(argv, stdin=stdin, stdout=errors if into is None else subprocess.PIPE,
                         stderr=errors, own_session=False)  # fmt: skip
         try:
+            if process.stdout is not None and into is not None:
+                with process.stdout as output:
+                    shutil.copyfileobj(output, into, 1 << 20)
+                into.flush()
             code = process.wait()
         finally:
             process.kill_session()
