@@ -34,6 +34,9 @@ class Launcher(ABC):
     #: Fields of a step that the launcher cannot express: what to do instead.
     cannot: ClassVar[Mapping[str, str]] = {}
 
+    #: Whether it places ranks on nodes itself, so that a step need not name its hosts.
+    chooses_nodes: ClassVar[bool] = False
+
     @abstractmethod
     def command(self, *steps: Step, folder: str = "") -> list[str]:
         """Return the argument list of a launch.

@@ -45,6 +45,7 @@ class FluxLauncher(Launcher):
     options: tuple[str, ...] = ()
 
     name = "flux"
+    chooses_nodes = True
     cannot: ClassVar[Mapping[str, str]] = {
         "memory_per_node_bytes": "ask for memory where the job is requested",
         "overlap": "Flux shares no cores; give the service cores of its own",

@@ -50,6 +50,7 @@ class JsrunLauncher(Launcher):
     options: tuple[str, ...] = ()
 
     name = "jsrun"
+    chooses_nodes = True
     cannot: ClassVar[Mapping[str, str]] = {
         "walltime_s": "give the limit to the app or the executor, which ends the launch itself",
         "het_group": "name the hosts of each step",

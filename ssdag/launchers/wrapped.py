@@ -43,6 +43,7 @@ class Wrapped(Launcher):
             raise ConfigError(f"Wrapped(argv={self.argv!r}): a list of words is needed")
         object.__setattr__(self, "argv", tuple(self.argv))
         object.__setattr__(self, "cannot", self.launcher.cannot)
+        object.__setattr__(self, "chooses_nodes", self.launcher.chooses_nodes)
 
     @property
     def name(self) -> str:  # type: ignore[override]

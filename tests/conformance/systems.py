@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -133,6 +134,20 @@ class _WithEnv(LocalRunner):
         return super().run((*self._prefix, *argv), timeout_s, stdin)
 
 
+def _lose_nodes(
+    cluster: SlurmCluster | GridEngineCluster, hosts: Sequence[str]
+) -> Callable[[], None]:
+    """Kill the daemons of nodes; returns what brings them back."""
+    for host in hosts:
+        cluster.kill_node(host)
+
+    def bring_back() -> None:
+        for host in hosts:
+            cluster.start_node(host)
+
+    return bring_back
+
+
 @contextmanager
 def slurm(folder: Path) -> Iterator[System]:
     """Debian's Slurm with five nodes."""
@@ -148,16 +163,6 @@ def slurm(folder: Path) -> Iterator[System]:
         }
         return SlurmProvider(**{**base, **options})  # type: ignore[arg-type]
 
-    def lose_node(hosts: Sequence[str]) -> Callable[[], None]:
-        for host in hosts:
-            cluster.kill_node(host)
-
-        def bring_back() -> None:
-            for host in hosts:
-                cluster.start_node(host)
-
-        return bring_back
-
     try:
         yield System(
             make,
@@ -167,7 +172,7 @@ def slurm(folder: Path) -> Iterator[System]:
             two_nodes={"nodes_per_block": 2},
             refused={"queue": "nope"},
             silent=cluster.silent,
-            lose_node=lose_node,
+            lose_node=partial(_lose_nodes, cluster),
             lose_options={"directives": ("--nodelist=n5",)},
         )
     finally:
@@ -189,16 +194,6 @@ def gridengine(folder: Path) -> Iterator[System]:
         }
         return GridEngineProvider(**{**base, **options})  # type: ignore[arg-type]
 
-    def lose_node(hosts: Sequence[str]) -> Callable[[], None]:
-        for host in hosts:
-            cluster.kill_node(host)
-
-        def bring_back() -> None:
-            for host in hosts:
-                cluster.start_node(host)
-
-        return bring_back
-
     try:
         yield System(
             make,
@@ -209,7 +204,7 @@ def gridengine(folder: Path) -> Iterator[System]:
             two_nodes={"nodes_per_block": 2, "cores_per_node": 1},
             refused={"queue": "nope"},
             silent=cluster.silent,
-            lose_node=lose_node,
+            lose_node=partial(_lose_nodes, cluster),
             lose_options={"queue": "all.q@sge3"},
             told_on_return=True,
         )

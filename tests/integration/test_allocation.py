@@ -44,7 +44,7 @@ from ssdag.providers.base import Node
 from ssdag.wire.process import spawn
 from tests.conftest import wait_until
 from tests.contract import bodies
-from tests.integration import mpich_segments, step_bodies
+from tests.integration import step_bodies
 from tests.integration.mpi.found import OPENMPI_ENV
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from ssdag.dataflow.engine import Engine
     from ssdag.launchers import Step
     from ssdag.tasks import AppFuture
+
+pytestmark = pytest.mark.usefixtures("no_old_segments")
 
 DEADLINE_S = 60.0
 HERE = "localhost"
@@ -76,14 +78,6 @@ def start() -> Iterator[Callable[..., Engine]]:
     yield make
     for engine in engines:
         engine.close()
-
-
-@pytest.fixture(autouse=True)
-def no_old_segments() -> Iterator[None]:
-    """Let no rank meet what others have left."""
-    mpich_segments.sweep()
-    yield
-    mpich_segments.sweep()
 
 
 @bash_app

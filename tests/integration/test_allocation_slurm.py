@@ -31,7 +31,7 @@ from ssdag.executors import AllocationExecutor
 from ssdag.launchers import SrunLauncher
 from ssdag.wire.process import spawn
 from tests.conftest import wait_until
-from tests.integration import mpich_segments, step_bodies
+from tests.integration import step_bodies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from ssdag.dataflow.engine import Engine
     from ssdag.tasks import AppFuture
     from tests.clusters.cluster import SlurmCluster
+
+pytestmark = pytest.mark.usefixtures("no_old_segments")
 
 DEADLINE_S = 60.0
 needs_mpi = pytest.mark.skipif(
@@ -83,14 +85,6 @@ def start(job: str) -> Iterator[Callable[..., Engine]]:
     yield make
     for engine in engines:
         engine.close()
-
-
-@pytest.fixture(autouse=True)
-def no_old_segments() -> Iterator[None]:
-    """Let no rank meet what others have left."""
-    mpich_segments.sweep()
-    yield
-    mpich_segments.sweep()
 
 
 @bash_app

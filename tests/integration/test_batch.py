@@ -37,7 +37,7 @@ from ssdag.wire import reaper
 from ssdag.wire.process import spawn
 from tests.conftest import wait_until
 from tests.contract import bodies
-from tests.integration import mpich_segments, step_bodies
+from tests.integration import step_bodies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from ssdag.providers import JobSpec
     from ssdag.tasks import AppFuture
     from tests.clusters.cluster import SlurmCluster
+
+pytestmark = pytest.mark.usefixtures("no_old_segments")
 
 DEADLINE_S = 60.0
 needs_mpi = pytest.mark.skipif(
@@ -58,7 +60,6 @@ needs_mpi = pytest.mark.skipif(
 def start(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
     """Start engines with a batch executor; closed after the test."""
     engines: list[Engine] = []
-    mpich_segments.sweep()
 
     def make(provider: Any = None, *, retries: int = 0, **options: Any) -> Engine:
         options = {"folder": tmp_path / "runs", "coalesce_s": 0.05, "slots": 2, **options}
@@ -69,7 +70,6 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
     yield make
     for engine in engines:
         engine.close()
-    mpich_segments.sweep()
 
 
 @bash_app

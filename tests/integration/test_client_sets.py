@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -22,23 +21,13 @@ from ssdag.errors import ConfigError, DataError, DataFormatError, MissingDataErr
 from ssdag.services.orchestrator import Orchestrator
 from tests.conftest import wait_until
 from tests.integration.redis_cluster import RedisCluster
+from tests.integration.servers import SERVERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SERVERS = [
-    "packaged",
-    pytest.param(
-        "redis-server",
-        marks=pytest.mark.skipif(
-            not shutil.which("redis-server"), reason="no redis-server on PATH"
-        ),
-    ),
-    "cluster",
-]
 
-
-@pytest.fixture(scope="module", params=SERVERS)
+@pytest.fixture(scope="module", params=[*SERVERS, "cluster"])
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, str]]:
@@ -47,8 +36,7 @@ def server(
         with RedisCluster(tmp_path_factory.mktemp("cluster")) as cluster:
             yield cluster.address, str(cluster.password_file)
     else:
-        program = None if request.param == "packaged" else request.param
-        with Orchestrator(server=program) as db:
+        with Orchestrator(server=request.param) as db:
             yield db.address, db.password_file
 
 

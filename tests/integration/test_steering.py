@@ -7,7 +7,6 @@ import inspect
 import os
 import pickle
 import random
-import shutil
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -20,16 +19,16 @@ from ssdag.client import Client
 from ssdag.errors import ConfigError, DataFormatError, DataTimeoutError, MissingDataError
 from ssdag.services.orchestrator import Orchestrator
 from tests.conftest import wait_until
+from tests.integration.servers import SERVERS
 from tests.integration.test_client_faults import Proxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SERVERS = [None, *([shutil.which("redis-server")] if shutil.which("redis-server") else [])]
 RANKS = 4
 
 
-@pytest.fixture(scope="module", params=SERVERS, ids=["packaged", "system"][: len(SERVERS)])
+@pytest.fixture(scope="module", params=SERVERS)
 def db(request: pytest.FixtureRequest) -> Iterator[Orchestrator]:
     with Orchestrator(server=request.param) as service:
         yield service

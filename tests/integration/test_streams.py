@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import pickle
-import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from ssdag.errors import (
 )
 from ssdag.services.orchestrator import Orchestrator
 from tests.conftest import wait_until
+from tests.integration.servers import SERVERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,10 +32,8 @@ if TYPE_CHECKING:
 #: More than stands in an entry itself.
 LARGE = np.arange(4096.0)
 
-SERVERS = [None, *([shutil.which("redis-server")] if shutil.which("redis-server") else [])]
 
-
-@pytest.fixture(scope="module", params=SERVERS, ids=["packaged", "system"][: len(SERVERS)])
+@pytest.fixture(scope="module", params=SERVERS)
 def db(request: pytest.FixtureRequest) -> Iterator[Orchestrator]:
     with Orchestrator(server=request.param) as service:
         yield service

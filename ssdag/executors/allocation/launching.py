@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 #: Launchers that give each step cores of its own; the others are told which to use.
 _KEEPS_ACCOUNT = frozenset({"srun", "jsrun", "flux"})
-#: Launchers that choose the nodes themselves.
-_CHOOSES_NODES = frozenset({"jsrun", "flux"})
 
 
 @dataclass(frozen=True)
@@ -210,7 +208,7 @@ class Launching:
         even = len(set(counts)) == 1
         cores = min(len(part.cores) // part.ranks for part in parts)
         gpus = request.gpus_per_rank or None
-        if launcher.name in _CHOOSES_NODES:
+        if launcher.chooses_nodes:
             return Step(argv, ranks=request.ranks, cores_per_rank=cores, gpus_per_rank=gpus,
                         nodes=request.nodes, env=added)  # fmt: skip
         options: tuple[str, ...] = () if even else ("--distribution=arbitrary",)

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from ssdag.launchers import Launcher
     from ssdag.services.keepers.launch import Report
 
-#: Launchers that choose nodes themselves.
-_CHOOSES_NODES = frozenset({"jsrun", "flux"})
 #: Launchers that hand their input to all ranks; the others do to rank 0 only.
 TO_ALL = frozenset({"srun"})
 #: Options of a service: a step without MPI, which shares cores with others.
@@ -166,7 +164,7 @@ def service_step(
         ranks=len(hosts),
         nodes=len(hosts),
         ranks_per_node=1,
-        hosts=() if launcher.name in _CHOOSES_NODES else tuple(hosts),
+        hosts=() if launcher.chooses_nodes else tuple(hosts),
         cores_per_rank=cores if launcher.name == "srun" else None,
         binding="none",
         overlap=launcher.name == "srun",  # the others share cores anyway, or never

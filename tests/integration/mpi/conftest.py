@@ -7,20 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.integration import mpich_segments
 from tests.integration.mpi.launching import Launch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 
 @pytest.fixture(autouse=True)
-def _no_old_segments() -> Iterator[None]:
-    """Ranks that a test kills leave memory that ranks of a later job would meet."""
-    mpich_segments.sweep()
-    yield
-    mpich_segments.sweep()
+def _no_old_segments(no_old_segments: None) -> None:
+    """Tests here kill ranks, and ranks of a later job would meet the memory of those."""
 
 
 @pytest.fixture

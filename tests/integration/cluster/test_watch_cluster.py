@@ -23,7 +23,6 @@ from tests.conftest import wait_until
 from tests.integration.bridged import BridgedHosts
 from tests.integration.namespaces import refusal
 from tests.integration.redis_cluster import RedisCluster, Server
-from tests.integration.servers import SERVERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,21 +32,11 @@ if TYPE_CHECKING:
     from ssdag.futures import DataFuture
 
 
-@pytest.fixture(scope="module", params=SERVERS)
-def cluster(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RedisCluster]:
-    with RedisCluster(tmp_path_factory.mktemp("watched"), 3, program=request.param) as made:
-        yield made
-
-
 @pytest.fixture
-def client(cluster: RedisCluster) -> Iterator[Client]:
-    with cluster.client() as made:
-        for server in cluster.primaries:
-            server.call("FLUSHALL")
-        yield made
-        close_watcher(made, StoreError("the test is over"))
+def client(client: Client) -> Iterator[Client]:
+    """The same, whose watcher ends with the test."""
+    yield client
+    close_watcher(client, StoreError("the test is over"))
 
 
 def watch(watcher: Watcher, name: str) -> DataFuture[Array]:

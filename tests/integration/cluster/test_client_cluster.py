@@ -13,27 +13,9 @@ from ssdag.client.transport.resp import ReplyError
 from ssdag.client.transport.slots import SLOTS, slot_of
 from ssdag.errors import MissingDataError, StoreError
 from tests.integration.redis_cluster import PASSWORD, RedisCluster, Server
-from tests.integration.servers import SERVERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture(scope="module", params=SERVERS)
-def cluster(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RedisCluster]:
-    with RedisCluster(tmp_path_factory.mktemp("cluster"), 3, program=request.param) as made:
-        yield made
-
-
-@pytest.fixture
-def client(cluster: RedisCluster) -> Iterator[Client]:
-    with cluster.client() as made:
-        for server in cluster.primaries:
-            server.call("FLUSHALL")
-        yield made
 
 
 def test_every_node_gets_its_keys(client: Client, cluster: RedisCluster) -> None:

@@ -13,27 +13,9 @@ from ssdag.client import Client, Dataset
 from ssdag.client.datasets import writing as dataset_writing
 from ssdag.client.transport.slots import slot_of
 from ssdag.errors import MissingDataError
-from tests.integration.redis_cluster import RedisCluster
-from tests.integration.servers import SERVERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-@pytest.fixture(scope="module", params=SERVERS)
-def cluster(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RedisCluster]:
-    with RedisCluster(tmp_path_factory.mktemp("cluster"), 3, program=request.param) as made:
-        yield made
-
-
-@pytest.fixture
-def client(cluster: RedisCluster) -> Iterator[Client]:
-    with cluster.client() as made:
-        for server in cluster.primaries:
-            server.call("FLUSHALL")
-        yield made
+    from tests.integration.redis_cluster import RedisCluster
 
 
 def example(name: str, i: int = 1) -> Dataset:

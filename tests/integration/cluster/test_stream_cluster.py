@@ -8,35 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pytest
 
 from ssdag.client.transport.slots import slot_of
 from tests.conftest import wait_until
 from tests.integration.redis_cluster import RedisCluster
-from tests.integration.servers import SERVERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from ssdag.client import Client
     from ssdag.client.streams.stream import Stream
-
-
-@pytest.fixture(scope="module", params=SERVERS)
-def cluster(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RedisCluster]:
-    with RedisCluster(tmp_path_factory.mktemp("cluster"), 3, program=request.param) as made:
-        yield made
-
-
-@pytest.fixture
-def client(cluster: RedisCluster) -> Iterator[Client]:
-    with cluster.client() as made:
-        for server in cluster.primaries:
-            server.call("FLUSHALL")
-        yield made
 
 
 def numbers(stream: Stream) -> list[int]:
