@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from ssdag.client.client import Client
+from ssdag.client.steering.coroutines import AsyncCheckpoint, AsyncSteering, AsyncStepCounter
 from ssdag.client.streams.coroutines import AsyncStream
 from ssdag.client.transport.resp import key_bytes
 from ssdag.client.waiting import conditions
@@ -158,6 +159,18 @@ class AsyncClient:
     async def stream(self, name: str, **options: Any) -> AsyncStream:
         """Return a stream whose calls are awaited; see :meth:`ssdag.Client.stream`."""
         return AsyncStream(self, await self._in_thread(self.client.stream, name, **options))
+
+    def steering(self, channel: str = "run") -> AsyncSteering:
+        """Return a channel of commands; see :meth:`ssdag.Client.steering`. Does not block."""
+        return AsyncSteering(self, self.client.steering(channel))
+
+    def step_counter(self, name: str = "run", ranks: int = 1) -> AsyncStepCounter:
+        """Return a step counter; see :meth:`ssdag.Client.step_counter`. Does not block."""
+        return AsyncStepCounter(self, self.client.step_counter(name, ranks))
+
+    def checkpoint(self, name: str = "run", ranks: int = 1, keep: int = 1) -> AsyncCheckpoint:
+        """Return a checkpoint; see :meth:`ssdag.Client.checkpoint`. Does not block."""
+        return AsyncCheckpoint(self, self.client.checkpoint(name, ranks, keep))
 
     # -- waiting -----------------------------------------------------------------------
 
