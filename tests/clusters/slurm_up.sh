@@ -38,6 +38,17 @@ stop() {
     rm -f "$@"
 }
 
+# Daemons of steps whose controller is gone try for long to tell it of their end.
+end_steps() {
+    local dir name child
+    for dir in /proc/[0-9]*; do
+        read -r name 2>/dev/null <"$dir/comm" && [ "$name" = slurmstepd ] || continue
+        case $(readlink "$dir/cwd") in "$folder"/*) ;; *) continue ;; esac
+        for child in $(pgrep -P "${dir#/proc/}"); do kill -9 -- "-$child" 2>/dev/null || :; done
+        kill -9 "${dir#/proc/}" 2>/dev/null || :
+    done
+}
+
 down() {
     if [ -f "$folder/slurm.conf" ] && alive "$folder/run/slurmctld.pid"; then # no orphaned steps
         SLURM_CONF=$folder/slurm.conf timeout 10 scancel --user="$(id -un)" --quiet 2>/dev/null || :
@@ -48,6 +59,7 @@ down() {
     fi
     stop "$folder"/run/slurmd-*.pid
     stop "$folder/run/slurmctld.pid"
+    end_steps
     stop "$folder/run/slurmdbd.pid"
     stop "$folder/run/mariadb.pid"
     stop "$folder/run/munged.pid"

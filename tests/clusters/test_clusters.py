@@ -44,6 +44,29 @@ def test_a_cluster_ends_with_its_owner_however_that_ends() -> None:
     assert [p for p in left if p.status() != psutil.STATUS_ZOMBIE] == []
 
 
+def test_steps_end_with_the_cluster_also_without_a_controller(tmp_path: Path) -> None:
+    cluster = SlurmCluster(1)
+    cluster.start()
+    try:
+        began = tmp_path / "began"
+        cluster.run("sbatch", "-o", "/dev/null", "--wrap", f"srun sh -c 'touch {began}; sleep 301'")
+        wait_until(began.exists, 30, "the step runs")
+        cluster.kill_controller()
+        steps = [p for p in psutil.process_iter() if _is_of(p, cluster.folder)]
+        steps += [child for step in steps for child in step.children(recursive=True)]
+    finally:
+        cluster.stop()
+    assert len(steps) >= 4  # daemons of the job and its step, the script, and the step's program
+    assert psutil.wait_procs(steps, timeout=20)[1] == []
+
+
+def _is_of(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return process.name() == "slurmstepd" and process.cwd().startswith(f"{folder}/")
+    except psutil.Error:
+        return False
+
+
 def test_a_node_whose_daemon_crashed_is_brought_back(slurm: SlurmCluster) -> None:
     daemon = psutil.Process(slurm._pid("slurmd-n3"))
     slurm.kill_node("n3")
