@@ -39,13 +39,15 @@ class Pool:
         self._size = size
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._idle = 0
+        #: Jobs that were put and are not done.
+        self._open = 0
         self._lock = threading.Lock()
 
     def put(self, job: Callable[[], None]) -> None:
         """Have something done; returns at once. What it raises is logged."""
         with self._lock:
-            if self._idle <= self._jobs.qsize() and len(self._threads) < self._size:
+            self._open += 1
+            if len(self._threads) < min(self._open, self._size):
                 thread = threading.Thread(
                     target=self._serve, name=f"ssdag-{self._label}-{len(self._threads)}",
                     daemon=True,
@@ -70,11 +72,7 @@ class Pool:
     def _serve(self) -> None:
         WAIT_GUARD.before_wait = _refuse
         while True:
-            with self._lock:
-                self._idle += 1
             job = self._jobs.get()
-            with self._lock:
-                self._idle -= 1
             if job is None:
                 return
             try:
@@ -82,6 +80,8 @@ class Pool:
             except BaseException:  # thread top: every job reports what may go wrong in it
                 _log.exception("a program could not be handled")
             del job
+            with self._lock:
+                self._open -= 1
 
 
 def _refuse(future: Future[Any]) -> Callable[[], None]:

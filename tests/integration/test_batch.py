@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ from ssdag import (
 from ssdag.errors import ConfigError, JobError, ProviderError, SubmitError
 from ssdag.executors.allocation.mpi import find_launcher
 from ssdag.executors.batch import BatchExecutor, runner
+from ssdag.executors.batch.watching import Watching
 from ssdag.providers import LocalProvider, SlurmProvider
 from ssdag.wire import reaper
 from ssdag.wire.process import spawn
@@ -122,6 +124,34 @@ def test_results_come_as_members_end(start: Callable[..., Engine], tmp_path: Pat
     (tmp_path / "go").touch()
     assert held.result(DEADLINE_S) == 0
     assert len(jobs(tmp_path)) == 1
+
+
+def test_a_task_that_comes_just_before_the_executor_waits(
+    start: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, put = threading.Event(), threading.Event()
+
+    class Late(threading.Condition):
+        """Lets the task come after the executor has looked around, and before it waits."""
+
+        def __exit__(self, *words: Any) -> None:
+            super().__exit__(*words)
+            if threading.current_thread().name.startswith("ssdag-batch") and not looked.is_set():
+                looked.set()
+                put.wait(DEADLINE_S)
+
+    made = Watching.__init__
+
+    def make(self: Watching, *words: Any) -> None:
+        made(self, *words)
+        self._wake = Late()
+
+    monkeypatch.setattr(Watching, "__init__", make)
+    start()
+    assert looked.wait(DEADLINE_S)
+    task = run("true")
+    put.set()
+    assert task.result(DEADLINE_S) == 0
 
 
 def test_jobs_are_no_larger_and_no_more_than_asked(

@@ -52,7 +52,7 @@ class Checker:
                 return
             self._again[watch] = False
             self._queue.append(watch)
-            if self._idle:
+            if self._idle >= len(self._queue):
                 self._condition.notify()
             elif self._threads < _THREADS:
                 self._threads += 1

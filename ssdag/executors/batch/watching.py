@@ -77,6 +77,8 @@ class Watching(threading.Thread):
         self._alive_at = 0.0
         self._alive_every_s = min(_ALIVE_S, (executor.lost_after_s or math.inf) / 4)
         self._wake = threading.Condition()
+        #: Something has changed since the thread began to look around.
+        self._stirred = False
         self._pool = Pool(executor.label, 4)
         self._watcher = Watcher(executor.provider, self._changed)
 
@@ -94,10 +96,10 @@ class Watching(threading.Thread):
                 group = self._groups.get(request)
                 if group is None:
                     group = self._groups[request] = _Group(time.monotonic())
-                    self._wake.notify()
+                    self._stir()
                 group.tasks.append(task)
                 if len(group.tasks) == self._executor.tasks_per_job:
-                    self._wake.notify()
+                    self._stir()
                 return
         self._sink.finished((Outcome(task, error=self._gone()),))
 
@@ -109,7 +111,7 @@ class Watching(threading.Thread):
         """Cancel all jobs and end the thread; blocks until they are gone, or a while."""
         with self._wake:
             self._closing = True
-            self._wake.notify()
+            self._stir()
         if self.is_alive() and threading.current_thread() is not self and not self._pool.here():
             self.join(_GONE_S + 15.0)
 
@@ -135,6 +137,7 @@ class Watching(threading.Thread):
     def _turn(self) -> None:
         now = time.monotonic()
         with self._wake:
+            self._stirred = False
             due = self._collect(now)
             jobs = list(self._jobs)
         news = [self._read(job) for job in jobs]
@@ -146,8 +149,13 @@ class Watching(threading.Thread):
         if jobs:
             pauses.append(min(self._pause_s, self._alive_every_s))
         with self._wake:
-            if not self._closing:
+            if not self._closing and not self._stirred:
                 self._wake.wait(min(pauses) if pauses else None)
+
+    def _stir(self) -> None:
+        """Have the thread look around, also if it does so now. The lock is held."""
+        self._stirred = True
+        self._wake.notify_all()  # others wait for the end
 
     def _show_life(self) -> None:
         try:
@@ -190,7 +198,7 @@ class Watching(threading.Thread):
         ):
             with self._wake:
                 self._jobs.remove(job)
-                self._wake.notify()
+                self._stir()
             failures = job.failures()
             self._forget([outcome.task for outcome in failures])
             if failures:
@@ -212,7 +220,7 @@ class Watching(threading.Thread):
                     if status.state.final and job.over_at is None:
                         job.over_at = time.monotonic()
             self._pause_s = _FIRST_S
-            self._wake.notify()
+            self._stir()
 
     # -- in the pool -----------------------------------------------------------------
 
@@ -230,7 +238,7 @@ class Watching(threading.Thread):
         finally:
             with self._wake:
                 self._sending -= 1
-                self._wake.notify()
+                self._stir()
 
     def _make(self, tasks: list[Task], request: Request) -> Job | None:
         with self._wake:
@@ -261,7 +269,7 @@ class Watching(threading.Thread):
             for index, member in job.open.items():
                 self._where[member.task] = job, index
             late = [m.task for m in job.members if m.task.state.final]
-            self._wake.notify()
+            self._stir()
         self._watcher.add(job.job_id)
         for task in late:  # cancelled while it was being submitted
             self._cancel(task)
