@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from ssdag.launchers.base import Launcher
     from ssdag.providers.options import BlockOptions
+    from ssdag.providers.ssh_tunnel import Tunnel
     from ssdag.states import JobState
 
 
@@ -266,6 +267,18 @@ class Provider(ABC):
         Jobs are left as they are.
         """
         return
+
+    def tunnel(self, python: str) -> Tunnel | None:
+        """Return a way for nodes to a port of this machine, by the host that ssh reaches.
+
+        None where no ssh is in between. It is not open yet.
+
+        Parameters
+        ----------
+        python : str
+            An interpreter on that host, 3.7 or later.
+        """
+        return None
 
     # -- where am I ------------------------------------------------------------------
 

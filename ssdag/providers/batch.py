@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ssdag.launchers.base import Launcher
+    from ssdag.providers.ssh_tunnel import Tunnel
 
 _log = logging.getLogger("ssdag")
 
@@ -360,6 +361,10 @@ class BatchProvider(Provider):
     def close(self) -> None:
         """See :meth:`Provider.close`."""
         self.runner.close()
+
+    def tunnel(self, python: str) -> Tunnel | None:
+        """See :meth:`Provider.tunnel`."""
+        return self.runner.tunnel(python)
 
     def launcher(self) -> Launcher:
         """See :meth:`Provider.launcher`."""

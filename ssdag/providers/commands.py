@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import re
     from collections.abc import Sequence
 
+    from ssdag.providers.ssh_tunnel import Tunnel
+
 #: No answer of a scheduler that we read is longer; one that is cannot be trusted.
 LONGEST_ANSWER_BYTES = 256 << 20
 
@@ -115,6 +117,16 @@ class Runner(ABC):
     def close(self) -> None:
         """Give back connections; those that are needed again are made again."""
         return
+
+    def tunnel(self, python: str) -> Tunnel | None:
+        """Return a way for nodes over there to a port of this machine; None if there is none.
+
+        Parameters
+        ----------
+        python : str
+            An interpreter over there, 3.7 or later.
+        """
+        return None
 
     def write(self, path: str, text: str, timeout_s: float) -> None:
         """Write a file that only its owner can read and execute, whole or not at all.

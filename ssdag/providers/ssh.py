@@ -26,10 +26,12 @@ from typing import TYPE_CHECKING
 from ssdag.errors import ConfigError, ProviderError
 from ssdag.providers import ssh_texts as texts
 from ssdag.providers.commands import Answer, LocalRunner, Runner
-from ssdag.providers.ssh_connection import Connection
+from ssdag.providers.ssh_connection import Connection, NotReachedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from ssdag.providers.ssh_tunnel import Tunnel
 
 _log = logging.getLogger("ssdag")
 
@@ -38,10 +40,6 @@ _MOST_SESSIONS = 8
 #: The remote end of a command may outlive ours by so long.
 _REMOTE_SLACK_S = 10.0
 _LARGEST_FILE_BYTES = 1 << 20
-
-
-class NotReachedError(ProviderError):
-    """The host was not reached: nothing was run there."""
 
 
 class _State(Enum):
@@ -109,6 +107,12 @@ class SshRunner(Runner):
     def close(self) -> None:
         """See :meth:`Runner.close`."""
         self._connection.close()
+
+    def tunnel(self, python: str) -> Tunnel:
+        """See :meth:`Runner.tunnel`."""
+        from ssdag.providers.ssh_tunnel import Tunnel
+
+        return Tunnel(self._connection, python)
 
     def run(self, argv: Sequence[str], timeout_s: float, stdin: str | None = None) -> Answer:
         """See :meth:`Runner.run`; a host that is not reached gives no exit code either."""

@@ -14,6 +14,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
+from ssdag.errors import ProviderError
 from ssdag.wire import guard
 from ssdag.wire.process import spawn
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ssdag.wire.process import Process
+
+
+class NotReachedError(ProviderError):
+    """The host was not reached: nothing was run there."""
+
 
 #: Bytes of a control socket's path, of which ssh needs 18 for itself.
 _LONGEST_SOCKET_PATH = 85
@@ -41,7 +47,7 @@ class Connection:
 
     def __init__(self, host: str, options: Sequence[str], connect_timeout_s: float) -> None:
         self.host = host
-        self._limit_s = connect_timeout_s
+        self.limit_s = connect_timeout_s
         self._base = [
             "ssh", "-T", *options, "-oBatchMode=yes", f"-oConnectTimeout={connect_timeout_s:.0f}",
             "-oServerAliveInterval=10", "-oServerAliveCountMax=3", "-oClearAllForwardings=yes",
@@ -57,6 +63,16 @@ class Connection:
     def command(self, line: str) -> list[str]:
         """Return the argument list that runs a command line there, over what is open."""
         return [*self._base, "-oControlMaster=no", "-S", self._socket or "none", self.host, line]
+
+    def forwarding(self, path: str, port: int, line: str) -> list[str]:
+        """Return the argument list that runs a command line there, over a connection of its own.
+
+        A socket there, `path`, then leads to a port of this machine.
+        """
+        # The first value of an option counts.
+        forward = ("-oClearAllForwardings=no", "-R", f"{path}:127.0.0.1:{port}")
+        head = [*self._base[:2], *forward, *self._base[2:]]
+        return [*head, "-oControlMaster=no", "-S", "none", self.host, line]
 
     def open(self) -> str:
         """Connect, if that has not been done; returns why it is impossible, or nothing."""
@@ -98,12 +114,12 @@ class Connection:
             guard.session(master.pid)
             self._finalizer = weakref.finalize(self, _end, master, folder, self._pid)
             self._finalizer.atexit = False  # the guard sees to it
-            if _await_mark(master, f"{mark}\n".encode(), self._limit_s + 5.0):
+            if await_line(master, mark.encode(), self.limit_s + 5.0) is not None:
                 self._master, self._socket = master, path
                 return ""
             said = os.pread(errors, 4096, 0).decode(errors="replace").strip()
             self._drop()
-            return said or f"no connection within {self._limit_s:g} s"
+            return said or f"no connection within {self.limit_s:g} s"
         finally:
             os.close(errors)
 
@@ -127,19 +143,24 @@ def _end(master: Process, folder: str, owner: int) -> None:
     guard.release_path(folder)
 
 
-def _await_mark(master: Process, mark: bytes, limit_s: float) -> bool:
-    """Wait until the remote end has written the mark; False if it ends or takes too long."""
-    assert master.stdout is not None
+def await_line(process: Process, mark: bytes, limit_s: float) -> bytes | None:
+    """Wait until the remote end has written a line with a mark; returns what follows the mark.
+
+    None if it ends or takes too long. What its start-up files write before is dropped.
+    """
+    assert process.stdout is not None
     seen = b""
     poller = select.poll()
-    poller.register(master.stdout, select.POLLIN)
+    poller.register(process.stdout, select.POLLIN)
     deadline = time.monotonic() + limit_s
-    while not seen.endswith(mark):
+    while True:
+        _, found, rest = seen.partition(mark)
+        if found and b"\n" in rest:
+            return rest.partition(b"\n")[0]
         left_ms = (deadline - time.monotonic()) * 1000
         if left_ms <= 0 or not poller.poll(left_ms):
-            return False
-        part = os.read(master.stdout.fileno(), 4096)
+            return None
+        part = os.read(process.stdout.fileno(), 4096)
         if not part:
-            return False
+            return None
         seen += part
-    return True

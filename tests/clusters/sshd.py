@@ -19,7 +19,7 @@ from tests.clusters.cluster import free_ports
 from tests.conftest import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
@@ -31,16 +31,31 @@ class LoopbackSshd:
     ----------
     env : mapping of str to str, optional
         The environment of what runs there, beside what sshd sets itself.
+    address : str
+        Where it listens.
+    enter : sequence of str
+        What stands in front of its command, to start it where that address is.
+    settings : sequence of str
+        Further lines of its configuration.
     """
 
-    def __init__(self, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        env: Mapping[str, str] | None = None,
+        *,
+        address: str = "127.0.0.1",
+        enter: Sequence[str] = (),
+        settings: Sequence[str] = (),
+    ) -> None:
         needed = [name for name in ("ssh", "ssh-keygen") if shutil.which(name) is None]
         if _SSHD is None or needed:
             pytest.skip(f"no {(needed or ['sshd'])[0]}: apt-get install openssh-server")
         self.folder = Path(tempfile.mkdtemp(prefix="ssdag-sshd-"))
         self.user = pwd.getpwuid(os.getuid()).pw_name
         self.port = free_ports(1)
-        self.host = f"{self.user}@127.0.0.1"
+        self.address = address
+        self._enter = list(enter)
+        self.host = f"{self.user}@{address}"
         for name in ("host_key", "key"):
             subprocess.run(
                 ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / name)],
@@ -49,7 +64,7 @@ class LoopbackSshd:
         shutil.copy(self.folder / "key.pub", self.folder / "authorized_keys")
         key = (self.folder / "host_key.pub").read_text().split()
         known = self.folder / "known_hosts"
-        known.write_text(f"[127.0.0.1]:{self.port} {key[0]} {key[1]}\n")
+        known.write_text(f"[{address}]:{self.port} {key[0]} {key[1]}\n")
         self.options = (
             "-F", "none", "-p", str(self.port), "-i", str(self.folder / "key"),
             "-o", "IdentitiesOnly=yes", "-o", f"UserKnownHostsFile={known}",
@@ -57,15 +72,16 @@ class LoopbackSshd:
         )  # fmt: skip
         home = self.folder / "home"  # an empty one: the user's own start-up files are not ours
         home.mkdir()
-        settings = {"HOME": str(home), **(env or {})}
-        variables = " ".join(f'"{name}={value}"' for name, value in settings.items())
+        variables = " ".join(
+            f'"{name}={value}"' for name, value in {"HOME": str(home), **(env or {})}.items()
+        )
         config = [
-            f"Port {self.port}", "ListenAddress 127.0.0.1", f"HostKey {self.folder / 'host_key'}",
+            f"Port {self.port}", f"ListenAddress {address}", f"HostKey {self.folder / 'host_key'}",
             f"AuthorizedKeysFile {self.folder / 'authorized_keys'}", "StrictModes no",
             "UsePAM no", "PasswordAuthentication no", "KbdInteractiveAuthentication no",
             "PermitRootLogin prohibit-password", "PidFile none", "PrintMotd no", "UseDNS no",
             f"Subsystem sftp {_sftp_server()}", "MaxStartups 100",
-            f"SetEnv {variables}",
+            f"SetEnv {variables}", *settings,
         ]  # fmt: skip
         (self.folder / "config").write_text("\n".join(config) + "\n")
         if os.getuid() == 0:
@@ -82,7 +98,7 @@ class LoopbackSshd:
         log = (self.folder / "log").open("ab")
         with log:
             self._server = subprocess.Popen(
-                [str(_SSHD), "-D", "-e", "-f", str(self.folder / "config")],
+                [*self._enter, str(_SSHD), "-D", "-e", "-f", str(self.folder / "config")],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -99,7 +115,7 @@ class LoopbackSshd:
     def answers(self) -> bool:
         """Say whether it takes connections."""
         with socket.socket() as one:
-            return one.connect_ex(("127.0.0.1", self.port)) == 0
+            return one.connect_ex((self.address, self.port)) == 0
 
     def connections(self) -> list[psutil.Process]:
         """Return the processes that serve connections."""

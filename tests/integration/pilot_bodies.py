@@ -53,3 +53,13 @@ def meet_on_node(mine: str, others: list[str]) -> str:
     """Return when all others are here too; return the node."""
     meet(mine, others)
     return os.environ["SSDAG_NODE"]
+
+
+def namespace(number: int) -> tuple[int, int]:
+    """Return the number, and which network we are in."""
+    return number, os.stat("/proc/self/ns/net").st_ino
+
+
+def double(data: bytes) -> bytes:
+    """Return it twice."""
+    return data + data

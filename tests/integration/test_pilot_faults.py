@@ -183,9 +183,9 @@ def proxied(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Proxy]]:
     proxies: list[Proxy] = []
     write = contact.RunFolder.write
 
-    def through(self: contact.RunFolder, content: dict[str, Any], keys: Any) -> None:
+    def through(self: contact.RunFolder, content: dict[str, Any]) -> None:
         proxies.append(Proxy(content["port"]))
-        write(self, {**content, "port": proxies[0].port}, keys)
+        write(self, {**content, "port": proxies[0].port})
 
     monkeypatch.setattr(contact.RunFolder, "write", through)
     yield proxies

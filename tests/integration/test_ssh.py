@@ -19,7 +19,8 @@ import pytest
 
 from ssdag.errors import ProviderError, SubmitError
 from ssdag.providers.batch import BatchProvider, QueryError
-from ssdag.providers.ssh import NotReachedError, SshRunner
+from ssdag.providers.ssh import SshRunner
+from ssdag.providers.ssh_connection import NotReachedError
 from ssdag.states import JobState
 from tests.clusters.sshd import LoopbackSshd
 from tests.conftest import wait_until

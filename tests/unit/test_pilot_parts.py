@@ -208,10 +208,10 @@ def test_what_makes_no_sense(options: dict[str, Any]) -> None:
 
 def test_keys_travel_by_a_private_file(tmp_path: Path) -> None:
     keys = Keys.make(encrypt=True)
-    folder = RunFolder(tmp_path / "a" / "b", "my run/1")
+    folder = RunFolder(tmp_path / "a" / "b", "my run/1", keys)
     assert stat.S_IMODE(os.stat(folder.path).st_mode) == 0o700
     assert os.path.basename(folder.path).startswith("pilot-my_run_1-")
-    folder.write({"port": 7}, keys)
+    folder.write({"port": 7})
     assert stat.S_IMODE(os.stat(folder.contact).st_mode) == 0o600
     content = read_private(folder.contact)
     there = Keys.of(content["keys"])

@@ -265,7 +265,15 @@ class Blocks(threading.Thread):
 
     def _start_block(self) -> bool:
         self._number += 1
-        block = Block(self._number, self._job(self._number))
+        try:
+            job = self._job(self._number)
+        except BlockError as error:  # no node could ever reach us
+            self._give_up(error)
+            return False
+        except ProviderError as error:
+            self._refused(error)
+            return False
+        block = Block(self._number, job)
         # Before it is there: its manager may be quicker than the scheduler's answer.
         self._live[block.number] = block
         self.unproved.add(block.number)
@@ -297,7 +305,7 @@ class Blocks(threading.Thread):
         away_s = now - self._refused_since
         if away_s > _PATIENCE_S:
             self._give_up(BlockError(
-                f"executor {self._label!r}: the scheduler has taken no job for "
+                f"executor {self._label!r}: no block could be asked for in "
                 f"{_PATIENCE_S:g} s: {error}", stderr_tail=error.stderr_tail
             ))  # fmt: skip
             return

@@ -18,6 +18,7 @@ from ssdag.wire import guard
 
 if TYPE_CHECKING:
     from ssdag.executors.pilot.security import Keys
+    from ssdag.providers.base import Provider
 
 _log = logging.getLogger("ssdag.executors")
 
@@ -34,20 +35,25 @@ class RunFolder:
         Where it is made; all nodes must see it under the same path.
     label : str
         The executor's label.
+    keys : Keys
+        Of the run's links.
     """
 
-    def __init__(self, parent: str | os.PathLike[str], label: str) -> None:
+    def __init__(self, parent: str | os.PathLike[str], label: str, keys: Keys) -> None:
         parent = os.path.abspath(parent)
         os.makedirs(parent, exist_ok=True)
         word = re.sub(r"[^A-Za-z0-9_.-]", "_", label)
         self.path = os.path.join(parent, f"pilot-{word}-{secrets.token_hex(4)}")
         os.mkdir(self.path, 0o700)
         self.contact = os.path.join(self.path, "contact.json")
+        self._keys = keys
 
-    def write(self, content: dict[str, Any], keys: Keys) -> None:
+    def write(self, content: dict[str, Any]) -> None:
         """Write the contact file, which is removed whatever becomes of this process."""
         guard.path(self.contact)
-        write_private(self.contact, {**content, "keys": keys.for_managers()})
+        aside = f"{self.contact}.{secrets.token_hex(4)}"
+        write_private(aside, {**content, "keys": self._keys.for_managers()})
+        os.replace(aside, self.contact)
 
     def remove(self, *, everything: bool) -> None:
         """Remove the contact file; or all of the folder."""
@@ -56,6 +62,86 @@ class RunFolder:
         elif os.path.exists(self.contact):
             os.unlink(self.contact)
         guard.release_path(self.contact)
+
+
+class Entrance:
+    """Where the hub listens, and how the nodes get there.
+
+    Parameters
+    ----------
+    provider : Provider
+        Grants the nodes.
+    address : str or None
+        What the user wants: a name or an address of this machine.
+    tunnel : bool
+        Nodes come by the host that the provider reaches by ssh.
+    python : str
+        An interpreter on that host.
+
+    Attributes
+    ----------
+    bind : str
+        The address at which the hub listens.
+    exposed : bool
+        Others than this machine's users can send to it.
+    direct : bool
+        There is no tunnel.
+
+    Raises
+    ------
+    ConfigError
+        The name has no address, or the provider reaches nothing by ssh.
+    """
+
+    def __init__(
+        self, provider: Provider, address: str | None, *, tunnel: bool, python: str
+    ) -> None:
+        self._tunnel = provider.tunnel(python) if tunnel else None
+        if tunnel and self._tunnel is None:
+            raise ConfigError(
+                f"tunnel=True: provider {provider.name} reaches no host by ssh, so there is "
+                "nothing to go through; leave it out"
+            )
+        if tunnel and address is not None:
+            raise ConfigError(
+                f"address={address!r}: nodes come by a tunnel, so leave it out, or tunnel=True"
+            )
+        self.bind, self._addresses = where(address, tunnel or provider.name == "local")
+        self.direct = not tunnel
+        self.exposed = tunnel or not is_loopback(self.bind)
+        self._port = 0
+        self._silence_s = 0.0
+        self._told: dict[str, Any] = {}
+
+    def listens(self, port: int, silence_s: float) -> None:
+        """Note where the hub listens, and for how long a tunnel may be silent."""
+        self._port, self._silence_s = port, silence_s
+
+    def news(self) -> dict[str, Any] | None:
+        """Return what managers have to know, if that has changed; None if not.
+
+        Opens the tunnel if there is one, which blocks for some seconds.
+
+        Raises
+        ------
+        ProviderError
+            It cannot be opened.
+        """
+        tunnel = self._tunnel
+        if tunnel is None:
+            here = socket.gethostname()
+            now = {"host": here, "port": self._port, "addresses": self._addresses}
+        else:
+            now = (tunnel.entry or tunnel.open(self._port, self._silence_s))._asdict()
+        if now == self._told:
+            return None
+        self._told = now
+        return now
+
+    def close(self) -> None:
+        """Close the tunnel."""
+        if self._tunnel is not None:
+            self._tunnel.close()
 
 
 def where(address: str | None, local: bool) -> tuple[str, list[str]]:

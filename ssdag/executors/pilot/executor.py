@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-import socket
 import sys
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from ssdag.executors.base import Capabilities, Executor
 from ssdag.executors.local.switching import SWITCH_INTERVAL
 from ssdag.executors.pilot import manager, node
 from ssdag.executors.pilot.blocks import Blocks
-from ssdag.executors.pilot.contact import RunFolder, is_loopback, where
+from ssdag.executors.pilot.contact import Entrance, RunFolder
 from ssdag.executors.pilot.scaling import Limits
 from ssdag.launchers.base import Step
 from ssdag.providers.auto import named
@@ -99,6 +98,10 @@ class PilotExecutor(Executor):
     address : str, optional
         Name or address of this machine at which nodes reach it; the default is all of
         its interfaces, or loopback for a provider of this machine alone.
+    tunnel : bool, optional
+        The nodes cannot reach this machine, but the host that the provider reaches by ssh:
+        a program there passes on what they send, through ssh. Here, nothing listens but on
+        loopback.
     encrypt : bool, optional
         Encrypt the links (CurveZMQ); the default is True, except on loopback.
     run_dir : path, optional
@@ -134,6 +137,7 @@ class PilotExecutor(Executor):
         max_idle_s: float = 60.0,
         failures_allowed: int = 3,
         address: str | None = None,
+        tunnel: bool = False,
         encrypt: bool | None = None,
         run_dir: str | os.PathLike[str] = "ssdag-runs",
         python: str | None = None,
@@ -163,10 +167,11 @@ class PilotExecutor(Executor):
             )
         if type(failures_allowed) is not int or failures_allowed < 1:
             raise ConfigError(f"failures_allowed={failures_allowed!r}: an int of at least 1")
-        self._bind, self._addresses = where(address, provider.name == "local")
-        exposed = not is_loopback(self._bind)
-        self._encrypt = exposed if encrypt is None else bool(encrypt)
-        if exposed and not self._encrypt:
+        # A login host has what nodes have only once a job's script has set it up.
+        login_python = python if python and os.path.isabs(python) else "python3"
+        self._entrance = Entrance(provider, address, tunnel=tunnel, python=login_python)
+        self._encrypt = self._entrance.exposed if encrypt is None else bool(encrypt)
+        if self._entrance.exposed and not self._encrypt:
             _log.warning(
                 "executor %r: encrypt=False sends functions, arguments and results in clear "
                 "text; others on the network can read and change them",
@@ -259,6 +264,7 @@ class PilotExecutor(Executor):
         job = self._provider.job(f"ssdag-{word}-{number}", (), folder)
         if run is None:
             return replace(job, commands=(shlex.join(self.command("CONTACT", number)),))
+        self._tell()
         # The folder may be one on another machine, where the file is brought.
         contact = os.path.join(job.folder, os.path.basename(run.contact))
         line = shlex.join(self.command(contact, number))
@@ -297,19 +303,15 @@ class PilotExecutor(Executor):
         self._pid = os.getpid()
         hub = PilotHub(self.label, keys, sink, self._beat_s, self._limit_s, self._drain_s)
         try:
-            port = hub.switchboard.bind(self._bind)
-            self._folder = RunFolder(self._run_dir, self.label)
-            self._folder.write({
-                "label": self.label, "host": socket.gethostname(), "port": port,
-                "addresses": self._addresses, "wishes": self._wishes,
-                "heartbeat_s": self._beat_s, "heartbeat_limit_s": self._limit_s,
-                "threshold_bytes": self._threshold,
-            }, keys)  # fmt: skip
+            self._entrance.listens(hub.switchboard.bind(self._entrance.bind), self._limit_s / 3)
+            self._folder = RunFolder(self._run_dir, self.label, keys)
+            if self._entrance.direct:  # else it takes a while, and is done for the first block
+                self._tell()
         except OSError as error:
             hub.switchboard.close()
             raise ConfigError(
-                f"executor {self.label!r} cannot listen at {self._bind}, or make a folder in "
-                f"run_dir={os.fspath(self._run_dir)!r}: {error}"
+                f"executor {self.label!r} cannot listen at {self._entrance.bind}, or make a "
+                f"folder in run_dir={os.fspath(self._run_dir)!r}: {error}"
             ) from error
         hub.blocks = self._blocks = Blocks(
             self.label, self._provider, hub,
@@ -353,6 +355,7 @@ class PilotExecutor(Executor):
         self._hub.stop()
         if self._blocks is not None:
             self._blocks.stop()
+        self._entrance.close()
         SWITCH_INTERVAL.restore()
         if self._folder is not None:
             # Scripts and last words of blocks that failed are worth a look.
@@ -360,6 +363,16 @@ class PilotExecutor(Executor):
             self._folder.remove(everything=not failed)
             self._folder = None
         self._provider.close()
+
+    def _tell(self) -> None:
+        """Write the file by which managers find us, if there is something new in it."""
+        assert self._folder is not None
+        if (news := self._entrance.news()) is not None:
+            self._folder.write({
+                **news, "label": self.label, "wishes": self._wishes,
+                "heartbeat_s": self._beat_s, "heartbeat_limit_s": self._limit_s,
+                "threshold_bytes": self._threshold,
+            })  # fmt: skip
 
     def _slots_per_block(self) -> int | None:
         options = self._provider.options

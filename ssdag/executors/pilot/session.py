@@ -229,7 +229,8 @@ def reachable(contact: dict[str, Any]) -> str:
     raise ProviderError(
         f"the driver on {contact['host']} cannot be reached at port {contact['port']} of "
         f"{', '.join(tried) or 'any address'} from {socket.gethostname()}; "
-        "PilotExecutor(address=...) says which address to use"
+        "PilotExecutor(address=...) says which address to use, and tunnel=True goes by the host "
+        "that the provider reaches by ssh"
     )
 
 

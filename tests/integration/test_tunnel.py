@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Pilots on nodes that reach only a login host, and that host only by ssh: a tunnel."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+import ssdag
+from ssdag.errors import BlockError, ConfigError
+from ssdag.executors import PilotExecutor
+from ssdag.launchers import SingleLauncher, Wrapped
+from ssdag.providers import LocalProvider, PBSProvider
+from tests.clusters.sshd import LoopbackSshd
+from tests.conftest import wait_until
+from tests.integration import namespaces, pilot_bodies
+from tests.integration.bridged import BridgedHosts
+from tests.simulators.simulator import Simulator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ssdag.dataflow.engine import Engine
+
+DEADLINE_S = 60.0
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def scheduler() -> Iterator[Simulator]:
+    """A scheduler at the login host."""
+    with Simulator("pbs", 2) as made:
+        yield made
+
+
+@pytest.fixture
+def login(scheduler: Simulator) -> Iterator[LoopbackSshd]:
+    made = LoopbackSshd({"PATH": scheduler.env()["PATH"]})
+    yield made
+    made.close()
+    wait_until(lambda: not gateways(), DEADLINE_S, "nothing is left at the login host")
+
+
+def programs(word: str) -> list[psutil.Process]:
+    """Return the processes that have a word in one of their first arguments."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if any(word in argument for argument in (process.info["cmdline"] or [])[1:3])
+    ]
+
+
+def gateways() -> list[psutil.Process]:
+    """Return the programs that pass connections on."""
+    return programs("zlib.decompress")
+
+
+def others(known: set[int]) -> set[int]:
+    """Return those that are not known."""
+    return {process.pid for process in gateways()} - known
+
+
+def far(login: LoopbackSshd, folder: Path, **options: Any) -> PilotExecutor:
+    provider = PBSProvider(
+        ssh=login.host,
+        ssh_options=login.options,
+        ssh_folder=str(folder / "scratch"),
+        walltime_s=600,
+        worker_init=f"export PYTHONPATH={ROOT}",
+    )
+    options = {
+        "heartbeat_s": 0.5, "heartbeat_limit_s": 20.0, "python": sys.executable, **options
+    }  # fmt: skip
+    return PilotExecutor(
+        provider, workers_per_node=2, cores_per_worker=0.1,
+        run_dir=folder / "runs", tunnel=True, **options,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def begin(login: LoopbackSshd, tmp_path: Path) -> Iterator[Callable[..., Engine]]:
+    """Start engines whose pilot comes by the login host; closed after the test."""
+    engines: list[Engine] = []
+
+    def begin(**options: Any) -> Engine:
+        engines.append(ssdag.load(ssdag.Config(executors=[far(login, tmp_path, **options)])))
+        return engines[-1]
+
+    yield begin
+    for engine in engines:
+        engine.close()
+
+
+def test_nodes_that_reach_only_the_login_host(scheduler: Simulator, tmp_path: Path) -> None:
+    """Hosts of their own: the node's packets could not come to us if they tried."""
+    if (reason := namespaces.refusal()) is not None:
+        pytest.skip(reason)
+    hosts = BridgedHosts(2)
+    there, node = hosts.names
+    login = None
+    try:
+        login = LoopbackSshd(
+            {"PATH": scheduler.env()["PATH"]},
+            address=hosts.addresses[0],
+            enter=("ip", "netns", "exec", there),
+        )
+        enter = Wrapped(SingleLauncher(), ("ip", "netns", "exec", node))
+        with ssdag.load(ssdag.Config(executors=[far(login, tmp_path, launcher=enter)])) as engine:
+            echo = [engine.submit(pilot_bodies.namespace, i) for i in range(200)]
+            found = {future.result(DEADLINE_S) for future in echo}
+            assert {number for number, _ in found} == set(range(200))
+            inside = os.stat(f"/run/netns/{node}").st_ino
+            assert {place for _, place in found} == {inside}
+            large = engine.submit(pilot_bodies.double, bytes(3 << 20)).result(DEADLINE_S)
+            assert len(large) == 6 << 20
+            listeners = {
+                connection.laddr.ip
+                for connection in psutil.Process().net_connections("tcp")
+                if connection.status == psutil.CONN_LISTEN
+            }
+            assert listeners == {"127.0.0.1"}, "nothing of ours is open to the network"
+        wait_until(lambda: not gateways(), DEADLINE_S, "nothing is left at the login host")
+    finally:
+        if login is not None:
+            login.close()
+        hosts.remove()
+
+
+def test_a_connection_that_is_cut_loses_nothing(
+    begin: Callable[..., Engine], login: LoopbackSshd, tmp_path: Path
+) -> None:
+    engine = begin()
+    log = tmp_path / "log"
+    assert engine.submit(pilot_bodies.note, str(log), "first").result(DEADLINE_S)
+    for turn in range(3):
+        before = {process.pid for process in gateways()}
+        futures = [engine.submit(pilot_bodies.note, str(log), f"{turn}.{i}") for i in range(200)]
+        login.cut()
+        assert all(future.result(DEADLINE_S) for future in futures)
+        wait_until(partial(others, before), DEADLINE_S, "a new tunnel")
+    expected = ["first", *(f"{turn}.{i}" for turn in range(3) for i in range(200))]
+    assert sorted(log.read_text().split()) == sorted(expected), "each ran once"
+
+
+def test_a_connection_that_says_nothing_is_made_again(
+    begin: Callable[..., Engine], tmp_path: Path
+) -> None:
+    """As when a network drops everything: nobody is told that it is lost."""
+    engine = begin(heartbeat_limit_s=12.0)
+    log = tmp_path / "log"
+    assert engine.submit(pilot_bodies.note, str(log), "first").result(DEADLINE_S)
+    (gateway,) = gateways()
+    server = next(process for process in gateway.parents() if "sshd" in process.name())
+    server.suspend()
+    try:
+        future = engine.submit(pilot_bodies.note, str(log), "second")
+        wait_until(partial(others, {gateway.pid}), DEADLINE_S, "a new tunnel")
+    finally:
+        server.resume()
+    assert future.result(DEADLINE_S)
+
+
+def test_a_host_that_forbids_it_says_so(scheduler: Simulator, tmp_path: Path) -> None:
+    login = LoopbackSshd(
+        {"PATH": scheduler.env()["PATH"]}, settings=["AllowStreamLocalForwarding no"]
+    )
+    try:
+        with ssdag.load(ssdag.Config(executors=[far(login, tmp_path)])) as engine:
+            error = engine.submit(pilot_bodies.note, str(tmp_path / "log"), "x").exception(
+                DEADLINE_S
+            )
+        assert isinstance(error, BlockError)
+        assert "AllowStreamLocalForwarding" in str(error)
+    finally:
+        login.close()
+
+
+def test_a_host_without_the_interpreter_says_so(
+    begin: Callable[..., Engine], tmp_path: Path
+) -> None:
+    engine = begin(python="/opt/none/bin/python3")
+    error = engine.submit(pilot_bodies.note, str(tmp_path / "log"), "x").exception(DEADLINE_S)
+    assert isinstance(error, BlockError)
+    assert "/opt/none/bin/python3" in str(error)
+
+
+def test_a_host_that_comes_later(
+    begin: Callable[..., Engine], login: LoopbackSshd, tmp_path: Path
+) -> None:
+    login.stop()
+    engine = begin()
+    future = engine.submit(pilot_bodies.note, str(tmp_path / "log"), "x")
+    with pytest.raises(TimeoutError):
+        future.result(1.0)
+    login.start()
+    assert future.result(DEADLINE_S)
+
+
+def test_what_makes_no_sense(login: LoopbackSshd, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="reaches no host by ssh"):
+        PilotExecutor(LocalProvider(), tunnel=True)
+    with pytest.raises(ConfigError, match=r"address='10\.0\.0\.1'"):
+        far(login, tmp_path, address="10.0.0.1")
+
+
+SCRIPT = """
+import json, os, sys
+from pathlib import Path
+import ssdag
+from tests.clusters.sshd import LoopbackSshd
+from tests.integration import pilot_bodies, test_tunnel
+
+class Login:
+    host, options = json.loads(sys.argv[1])
+
+folder = Path(sys.argv[2])
+engine = ssdag.load(ssdag.Config(executors=[test_tunnel.far(Login, folder, heartbeat_limit_s=6.0)]))
+engine.submit(pilot_bodies.note, str(folder / "log"), "x").result(60)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_driver_is_killed(login: LoopbackSshd, tmp_path: Path) -> None:
+    driver = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, json.dumps([login.host, login.options]), str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    with driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == b"ready\n"
+        assert len(gateways()) == 1
+        driver.send_signal(signal.SIGKILL)
+    wait_until(lambda: not gateways(), DEADLINE_S, "the tunnel has ended")
+    wait_until(lambda: not programs("ssdag.executors.pilot.manager"), DEADLINE_S, "so has the rest")
+    assert not list(Path("/tmp").glob("ssdag-*.sock"))
