@@ -150,6 +150,8 @@ class BatchProvider(Provider):
         self._query_lock = threading.Lock()
         self._warned: set[str] = set()
         self._brought: set[str] = set()
+        #: Folders in which jobs have files.
+        self._used: set[str] = set()
         #: Why the last query failed; empty if it did not.
         self.trouble = ""
 
@@ -243,6 +245,7 @@ class BatchProvider(Provider):
         """See :meth:`Provider.submit`."""
         path = self.script_path(job)
         self.runner.write(path, self.script(job), self.timeout_s)
+        self._used.add(job.folder)
         for source in job.files:
             self._brought.add(os.path.join(job.folder, os.path.basename(source)))
             self.runner.place(source, job.folder, self.timeout_s)
@@ -354,7 +357,7 @@ class BatchProvider(Provider):
         if (there := self.runner.folder_of(folder)) != os.path.abspath(folder):
             brought = [path for path in self._brought if os.path.dirname(path) == there]
             what = [there] if everything else brought
-            if what:
+            if what and there in self._used:  # else a host that is away would be asked in vain
                 self.runner.run(["rm", "-rf", "--", *what], self.timeout_s)
             self._brought.difference_update(brought)
 

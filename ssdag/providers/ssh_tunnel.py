@@ -15,6 +15,7 @@ import logging
 import os
 import secrets
 import select
+import signal
 import subprocess
 import threading
 import time
@@ -126,13 +127,17 @@ class Tunnel:
         return entry
 
     def close(self) -> None:
-        """Close it for good; blocks for a moment."""
+        """Close it for good, also while it is being opened; blocks for a moment."""
         with self._lock:
             self._closed = True
             thread, self._thread = self._thread, None
+            process = self._process
+        if thread is not None:
+            os.write(self._wake[1], b"x")
+        if process is not None:
+            process.send_signal(signal.SIGKILL)  # who waits for it to connect goes on
         if thread is None:
             return
-        os.write(self._wake[1], b"x")
         thread.join()
         for fd in self._wake:
             os.close(fd)
@@ -185,7 +190,7 @@ class Tunnel:
         while True:
             why = self._beat()
             self._drop()
-            if why is None:
+            if why is None or self._closed:
                 return
             _log.warning("the tunnel by %s was lost (%s); opening it again", host, why)
             pause_s = 0.2
@@ -224,10 +229,11 @@ class Tunnel:
                     os.write(process.stdin.fileno(), b"\n")
                 except OSError as error:
                     return str(error.strerror)
-            for fd, _ in poller.poll((due - now) * 1000):
-                if fd == self._wake[0]:
-                    return None
-                if not os.read(fd, 4096):
+            ready = {fd for fd, _ in poller.poll((due - now) * 1000)}
+            if self._wake[0] in ready:
+                return None
+            if ready:
+                if not os.read(process.stdout.fileno(), 4096):
                     return "the connection was closed"
                 heard = time.monotonic()
 

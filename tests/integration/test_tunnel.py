@@ -6,8 +6,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ import psutil
 import pytest
 
 import ssdag
-from ssdag.errors import BlockError, ConfigError
+from ssdag.errors import BlockError, ConfigError, EngineClosedError
 from ssdag.executors import PilotExecutor
 from ssdag.launchers import SingleLauncher, Wrapped
 from ssdag.providers import LocalProvider, PBSProvider
@@ -203,6 +205,31 @@ def test_a_host_that_comes_later(
         future.result(1.0)
     login.start()
     assert future.result(DEADLINE_S)
+
+
+def test_closing_does_not_wait_for_a_host_that_says_nothing(
+    begin: Callable[..., Engine], login: LoopbackSshd, tmp_path: Path
+) -> None:
+    """Its connections are taken, and then nothing comes: ssh would wait for 20 s."""
+    login.stop()
+    with socket.create_server(("127.0.0.1", login.port)):
+        engine = begin()
+        future = engine.submit(pilot_bodies.note, str(tmp_path / "log"), "x")
+        wait_until(lambda: waiting(login), DEADLINE_S, "ssh waits for the host")
+        began = time.monotonic()
+        engine.close()
+        assert time.monotonic() - began < 15.0
+        assert isinstance(future.exception(DEADLINE_S), EngineClosedError)
+    assert not waiting(login)
+
+
+def waiting(login: LoopbackSshd) -> list[psutil.Process]:
+    """Return our processes that have a connection to the host."""
+    return [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if str(login.port) in process.cmdline() and "-R" in process.cmdline()
+    ]
 
 
 def test_what_makes_no_sense(login: LoopbackSshd, tmp_path: Path) -> None:

@@ -189,5 +189,5 @@ def read_password(path: str) -> str:
     except OSError as error:
         raise StoreError(
             f"cannot read the password file {path}: {error.strerror}; the server that wrote it "
-            "may have been stopped"
+            "may have been stopped, or this machine does not see its files"
         ) from error

@@ -353,9 +353,9 @@ class PilotExecutor(Executor):
             return
         failed = self._hub.failure is not None
         self._hub.stop()
+        self._entrance.close()  # first: blocks may be waiting for it to open
         if self._blocks is not None:
             self._blocks.stop()
-        self._entrance.close()
         SWITCH_INTERVAL.restore()
         if self._folder is not None:
             # Scripts and last words of blocks that failed are worth a look.
