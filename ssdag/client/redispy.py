@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def redis_client(place: Place, password: str | None) -> Any:
     """Return a redis-py client whose calls wait for ever."""
-    first = place.addresses[0]
+    first = place.addresses[0] if place.clustered else place.addresses[0].ways()[0]
     if place.clustered:
         node: Any = ClusterNode
         seeds = [node(address.host, address.port) for address in place.addresses]

@@ -64,13 +64,13 @@ class Connection:
         """Return the argument list that runs a command line there, over what is open."""
         return [*self._base, "-oControlMaster=no", "-S", self._socket or "none", self.host, line]
 
-    def forwarding(self, path: str, port: int, line: str) -> list[str]:
+    def forwarding(self, path: str, target: str, line: str) -> list[str]:
         """Return the argument list that runs a command line there, over a connection of its own.
 
-        A socket there, `path`, then leads to a port of this machine.
+        A socket there, `path`, then leads to a port or a socket of this machine.
         """
         # The first value of an option counts.
-        forward = ("-oClearAllForwardings=no", "-R", f"{path}:127.0.0.1:{port}")
+        forward = ("-oClearAllForwardings=no", "-R", f"{path}:{target}")
         head = [*self._base[:2], *forward, *self._base[2:]]
         return [*head, "-oControlMaster=no", "-S", "none", self.host, line]
 

@@ -79,7 +79,7 @@ class Tunnel:
     def __init__(self, connection: Connection, python: str) -> None:
         self._connection = connection
         self._python = python
-        self._port = 0
+        self._target = ""
         self._silence_s = 10.0
         self._entry: Entry | None = None
         self._process: Process | None = None
@@ -96,13 +96,13 @@ class Tunnel:
         """Where nodes connect now; None before :meth:`open`."""
         return self._entry
 
-    def open(self, port: int, silence_s: float) -> Entry:
+    def open(self, target: str, silence_s: float) -> Entry:
         """Open it, and keep it open until :meth:`close`; blocks until nodes can connect.
 
         Parameters
         ----------
-        port : int
-            Of this machine, on loopback.
+        target : str
+            A port of this machine as ``host:port``, or the path of a socket.
         silence_s : float
             A connection that is silent for so long is lost, on both sides.
 
@@ -113,7 +113,7 @@ class Tunnel:
         BlockError
             It lets nobody through, or has no such interpreter.
         """
-        self._port, self._silence_s = port, silence_s
+        self._target, self._silence_s = target, silence_s
         entry = self._connect()
         with self._lock:
             if self._closed:
@@ -154,7 +154,7 @@ class Tunnel:
         line = "exec " + join(["/bin/sh", "-c", _THEN_REMOVE, path, *program])
         errors = os.memfd_create("ssdag-tunnel")
         try:
-            argv = self._connection.forwarding(path, self._port, line)
+            argv = self._connection.forwarding(path, self._target, line)
             try:
                 process = spawn(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
             except OSError as error:

@@ -24,6 +24,7 @@ from ssdag.services.servers.cluster import slots_of
 from ssdag.services.servers.deployment import Deployment
 from ssdag.services.servers.folder import private_folder, remove_folder, write_private
 from ssdag.services.servers.server import how_ended, last_words, quote
+from ssdag.wire import routes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -106,7 +107,9 @@ class StoreService(DataFutures, DataSteering):
 
     def _reference_here(self) -> ClientReference:
         """Return what tasks get."""
-        return ClientReference(self._address(), self._password_file(), self._client_timeout_s)
+        address, password_file = self._address(), self._password_file()
+        routes.serve(address, password_file)
+        return ClientReference(address, password_file, self._client_timeout_s)
 
     # -- life ------------------------------------------------------------------------
 
@@ -220,6 +223,7 @@ class StoreService(DataFutures, DataSteering):
         for recording in self._recordings:
             recording.close()
         address, password_file = self._address(), self._password_file()
+        routes.withdraw(address)
         self._fail_futures(shared_client(address, password_file), error)
         forget_client(address, password_file)
 

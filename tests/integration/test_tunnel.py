@@ -19,12 +19,13 @@ import pytest
 
 import ssdag
 from ssdag.errors import BlockError, ConfigError, EngineClosedError
-from ssdag.executors import PilotExecutor
+from ssdag.executors import LocalExecutor, PilotExecutor
 from ssdag.launchers import SingleLauncher, Wrapped
 from ssdag.providers import LocalProvider, PBSProvider
+from ssdag.services.orchestrator import Orchestrator
 from tests.clusters.sshd import LoopbackSshd
 from tests.conftest import wait_until
-from tests.integration import namespaces, pilot_bodies
+from tests.integration import namespaces, pilot_bodies, site_bodies
 from tests.integration.bridged import BridgedHosts
 from tests.simulators.simulator import Simulator
 
@@ -102,39 +103,69 @@ def begin(login: LoopbackSshd, tmp_path: Path) -> Iterator[Callable[..., Engine]
         engine.close()
 
 
-def test_nodes_that_reach_only_the_login_host(scheduler: Simulator, tmp_path: Path) -> None:
-    """Hosts of their own: the node's packets could not come to us if they tried."""
+@pytest.fixture
+def node(scheduler: Simulator) -> Iterator[tuple[LoopbackSshd, str]]:
+    """A login host and the name of a node: the node's packets can go nowhere else."""
     if (reason := namespaces.refusal()) is not None:
         pytest.skip(reason)
     hosts = BridgedHosts(2)
-    there, node = hosts.names
     login = None
     try:
         login = LoopbackSshd(
             {"PATH": scheduler.env()["PATH"]},
             address=hosts.addresses[0],
-            enter=("ip", "netns", "exec", there),
+            enter=("ip", "netns", "exec", hosts.names[0]),
         )
-        enter = Wrapped(SingleLauncher(), ("ip", "netns", "exec", node))
-        with ssdag.load(ssdag.Config(executors=[far(login, tmp_path, launcher=enter)])) as engine:
-            echo = [engine.submit(pilot_bodies.namespace, i) for i in range(200)]
-            found = {future.result(DEADLINE_S) for future in echo}
-            assert {number for number, _ in found} == set(range(200))
-            inside = os.stat(f"/run/netns/{node}").st_ino
-            assert {place for _, place in found} == {inside}
-            large = engine.submit(pilot_bodies.double, bytes(3 << 20)).result(DEADLINE_S)
-            assert len(large) == 6 << 20
-            listeners = {
-                connection.laddr.ip
-                for connection in psutil.Process().net_connections("tcp")
-                if connection.status == psutil.CONN_LISTEN
-            }
-            assert listeners == {"127.0.0.1"}, "nothing of ours is open to the network"
+        yield login, hosts.names[1]
         wait_until(lambda: not gateways(), DEADLINE_S, "nothing is left at the login host")
     finally:
         if login is not None:
             login.close()
         hosts.remove()
+
+
+def test_nodes_that_reach_only_the_login_host(
+    node: tuple[LoopbackSshd, str], tmp_path: Path
+) -> None:
+    login, name = node
+    enter = Wrapped(SingleLauncher(), ("ip", "netns", "exec", name))
+    with ssdag.load(ssdag.Config(executors=[far(login, tmp_path, launcher=enter)])) as engine:
+        echo = [engine.submit(pilot_bodies.namespace, i) for i in range(200)]
+        found = {future.result(DEADLINE_S) for future in echo}
+        assert {number for number, _ in found} == set(range(200))
+        inside = os.stat(f"/run/netns/{name}").st_ino
+        assert {place for _, place in found} == {inside}
+        large = engine.submit(pilot_bodies.double, bytes(3 << 20)).result(DEADLINE_S)
+        assert len(large) == 6 << 20
+        listeners = {
+            connection.laddr.ip
+            for connection in psutil.Process().net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN
+        }
+        assert listeners == {"127.0.0.1"}, "nothing of ours is open to the network"
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_data_of_an_orchestrator_here(
+    node: tuple[LoopbackSshd, str], shards: int, tmp_path: Path
+) -> None:
+    """Its sockets and its password file are not to be seen on the node."""
+    login, name = node
+    with Orchestrator(shards) as db:
+        hide = 'mount -t tmpfs none "$0" && exec "$@"'
+        argv = ("ip", "netns", "exec", name, "sh", "-c", hide, str(Path(db.password_file).parent))
+        executor = far(login, tmp_path, launcher=Wrapped(SingleLauncher(), argv))
+        train = LocalExecutor(max_workers=1, label="train")
+        with ssdag.load(ssdag.Config(executors=[executor, train])) as engine:
+            simulate = ssdag.python_app(executors=["pilot"])(site_bodies.simulate_waiting)
+            learn = ssdag.python_app(executors=["train"])(site_bodies.learn)
+            fields = [simulate(x, db) for x in range(4)]
+            means = [learn(db.tensor(f"field.{x}"), x, db) for x in range(4)]
+            assert [mean.result(DEADLINE_S) for mean in means] == [0.0, 1.0, 2.0, 3.0]
+            assert [field.result(DEADLINE_S) for field in fields] == [0.0, 2.0, 4.0, 6.0]
+            with pytest.raises(ConfigError, match="no password file of a server of this run"):
+                executor._entrance.answer("password", str(Path.home() / ".ssh/id_ed25519"))
+            assert engine.submit(pilot_bodies.seen, ["SSDB"]).result(DEADLINE_S)["SSDB"] is None
 
 
 def test_a_connection_that_is_cut_loses_nothing(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ssdag.errors import ConfigError, StoreError
+from ssdag.wire import routes
 
 #: What SmartSim and this library set for simulations; with ``_identifier`` behind each
 #: where there are several databases.
@@ -69,7 +70,33 @@ class Address:
         ------
         OSError
             Nobody listens there.
+        StoreError
+            The server is the driver's, elsewhere, and there is no way to it.
         """
+        failure: OSError | None = None
+        for way in self.ways():
+            try:
+                return way._connect(timeout_s)
+            except OSError as error:
+                failure = failure or error
+        assert failure is not None
+        if routes.VARIABLE in os.environ:
+            routes.forget_ways_to(str(self))
+        raise failure
+
+    def ways(self) -> list[Address]:
+        """Return the addresses at which the server is reached from here, the likeliest first.
+
+        Raises
+        ------
+        StoreError
+            It is the driver's, elsewhere, and there is no way to it.
+        """
+        if routes.VARIABLE not in os.environ:
+            return [self]
+        return [Address.parse(way) for way in routes.ways_to(str(self))]
+
+    def _connect(self, timeout_s: float | None) -> socket.socket:
         if self.path:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
@@ -187,6 +214,8 @@ def read_password(path: str) -> str:
         with open(path, encoding="utf-8") as file:
             return file.read().rstrip("\r\n")
     except OSError as error:
+        if (told := routes.password_in(path)) is not None:
+            return told
         raise StoreError(
             f"cannot read the password file {path}: {error.strerror}; the server that wrote it "
             "may have been stopped, or this machine does not see its files"

@@ -10,15 +10,17 @@ import re
 import secrets
 import shutil
 import socket
+import threading
 from typing import TYPE_CHECKING, Any
 
 from ssdag.errors import ConfigError
 from ssdag.executors.pilot.security import write_private
-from ssdag.wire import guard
+from ssdag.wire import guard, routes
 
 if TYPE_CHECKING:
     from ssdag.executors.pilot.security import Keys
     from ssdag.providers.base import Provider
+    from ssdag.providers.ssh_tunnel import Tunnel
 
 _log = logging.getLogger("ssdag.executors")
 
@@ -86,6 +88,8 @@ class Entrance:
         Others than this machine's users can send to it.
     direct : bool
         There is no tunnel.
+    elsewhere : bool
+        Nodes may be other machines than this one.
 
     Raises
     ------
@@ -109,6 +113,12 @@ class Entrance:
         self.bind, self._addresses = where(address, tunnel or provider.name == "local")
         self.direct = not tunnel
         self.exposed = tunnel or not is_loopback(self.bind)
+        self._provider, self._python = provider, python
+        self.elsewhere = provider.name != "local"
+        self._lock = threading.Lock()
+        #: To servers of ours, by their addresses.
+        self._tunnels: dict[str, Tunnel] = {}
+        self._closed = False
         self._port = 0
         self._silence_s = 0.0
         self._told: dict[str, Any] = {}
@@ -132,16 +142,64 @@ class Entrance:
             here = socket.gethostname()
             now = {"host": here, "port": self._port, "addresses": self._addresses}
         else:
-            now = (tunnel.entry or tunnel.open(self._port, self._silence_s))._asdict()
+            now = (
+                tunnel.entry or tunnel.open(f"127.0.0.1:{self._port}", self._silence_s)
+            )._asdict()
         if now == self._told:
             return None
         self._told = now
         return now
 
+    def answer(self, what: str, name: str) -> Any:
+        """Tell a worker how a server of ours is reached; None: as it is named.
+
+        Parameters
+        ----------
+        what : {"address", "password"}
+        name : str
+            The server's address, or the path of its password file.
+
+        Raises
+        ------
+        SsdagError
+            There is no way, or the password cannot be read.
+        """
+        if what == "password":
+            if not routes.is_password_file(name):
+                raise ConfigError(f"{name} is no password file of a server of this run")
+            with open(name, encoding="utf-8") as file:
+                return file.read().rstrip("\r\n")
+        if not routes.is_served(name):
+            return None
+        if self.direct:
+            if not name.startswith("unix://"):
+                return None
+            raise ConfigError(
+                f"the server at {name} is only to be reached on {socket.gethostname()}: "
+                "Orchestrator(interface=...) opens it to a network, PilotExecutor(tunnel=True) "
+                "brings workers there by ssh"
+            )
+        return self._way_to(name)
+
+    def _way_to(self, address: str) -> list[str]:
+        with self._lock:
+            if self._closed:
+                raise ConfigError("the executor was shut down")
+            tunnel = self._tunnels.get(address)
+            if tunnel is None:
+                tunnel = self._provider.tunnel(self._python)
+                assert tunnel is not None
+                self._tunnels[address] = tunnel
+            entry = tunnel.entry or tunnel.open(address.removeprefix("unix://"), self._silence_s)
+        return [f"{one}:{entry.port}" for one in entry.addresses]
+
     def close(self) -> None:
-        """Close the tunnel."""
+        """Close the tunnels."""
+        self._closed = True
         if self._tunnel is not None:
             self._tunnel.close()
+        for tunnel in tuple(self._tunnels.values()):
+            tunnel.close()
 
 
 def where(address: str | None, local: bool) -> tuple[str, list[str]]:

@@ -100,8 +100,8 @@ class PilotExecutor(Executor):
         its interfaces, or loopback for a provider of this machine alone.
     tunnel : bool, optional
         The nodes cannot reach this machine, but the host that the provider reaches by ssh:
-        a program there passes on what they send, through ssh. Here, nothing listens but on
-        loopback.
+        a program there passes on what they send, through ssh, to us and to orchestrators of
+        this process. Here, nothing listens but on loopback.
     encrypt : bool, optional
         Encrypt the links (CurveZMQ); the default is True, except on loopback.
     run_dir : path, optional
@@ -302,6 +302,7 @@ class PilotExecutor(Executor):
         allow_files(options.max_blocks * options.nodes_per_block)
         self._pid = os.getpid()
         hub = PilotHub(self.label, keys, sink, self._beat_s, self._limit_s, self._drain_s)
+        hub.answer = self._entrance.answer
         try:
             self._entrance.listens(hub.switchboard.bind(self._entrance.bind), self._limit_s / 3)
             self._folder = RunFolder(self._run_dir, self.label, keys)
@@ -371,7 +372,7 @@ class PilotExecutor(Executor):
             self._folder.write({
                 **news, "label": self.label, "wishes": self._wishes,
                 "heartbeat_s": self._beat_s, "heartbeat_limit_s": self._limit_s,
-                "threshold_bytes": self._threshold,
+                "threshold_bytes": self._threshold, "elsewhere": self._entrance.elsewhere,
             })  # fmt: skip
 
     def _slots_per_block(self) -> int | None:

@@ -19,6 +19,7 @@ from ssdag.executors.local.wake import Wake
 from ssdag.executors.pilot import dispatch, inbox, losses
 from ssdag.executors.pilot.protocol import ForeignMessageError, Kind, clock_of, kind_of, plain
 from ssdag.executors.pilot.switchboard import Switchboard
+from ssdag.executors.pool import Pool
 from ssdag.executors.waiting import call_and_wait, refuse_waits
 from ssdag.futures import LOCK, owns_lock
 from ssdag.states import TaskState
@@ -39,6 +40,8 @@ _log = logging.getLogger("ssdag.executors")
 _EASY_RATE = 10_000
 _LONGEST_WINDOW_S = 0.02
 _STEAL_EVERY_S = 0.02
+#: Questions of workers that are answered at a time.
+_ANSWERS = 4
 
 
 class PilotHub(threading.Thread):
@@ -83,6 +86,9 @@ class PilotHub(threading.Thread):
         self.cuts: dict[Task, int] = {}
         #: Cancelled tasks whose managers have not confirmed it.
         self.confirms: dict[int, threading.Event] = {}
+        #: Tells workers elsewhere how servers of ours are reached.
+        self.answer: Callable[[str, str], Any] = _nothing
+        self.answers = Pool(f"pilot-{label}-answers", _ANSWERS)
         self.cwd = current_folder()
         self.blocks: Blocks | None = None
         self._wake = Wake()
@@ -332,3 +338,8 @@ class PilotHub(threading.Thread):
             for confirm in self.confirms.values():
                 confirm.set()
             self.switchboard.close()
+            self.answers.close()
+
+
+def _nothing(what: str, name: str) -> None:
+    """Answer that there is nothing to say."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import pickle
@@ -10,7 +11,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from ssdag.errors import BlockError, SerializationError
+from ssdag.errors import BlockError, SerializationError, SsdagError
 from ssdag.executors.local.link import absolute
 from ssdag.executors.local.messages import ERROR, PLAIN, SKIPPED
 from ssdag.executors.pilot import losses
@@ -97,9 +98,28 @@ def take(hub: PilotHub, peer: Peer, kind: Kind, parts: list[Any]) -> None:
     """Take a message of a manager that is known."""
     if kind == Kind.RESULTS:
         _results(hub, peer, parts)
+    elif kind == Kind.QUESTION:
+        number, what, name = pickle.loads(parts[0])
+        hub.answers.put(functools.partial(_answer, hub, peer, number, str(what), str(name)))
     elif kind == Kind.BYE:
         why, cut = pickle.loads(parts[0])
         losses.lost(hub, peer, str(why), cut=cut)
+
+
+def _answer(hub: PilotHub, peer: Peer, number: int, what: str, name: str) -> None:
+    """Answer a worker's question; in a thread of its own, as it may take a while."""
+    said: dict[str, Any]
+    try:
+        said = {"answer": hub.answer(what, name)}
+    except (SsdagError, OSError) as error:
+        said = {"error": str(error)}
+    body = pickle.dumps((number, said), 5)
+
+    def send() -> None:
+        if peer.identity in hub.peers:
+            peer.channel.post(Kind.ANSWER, body)
+
+    hub.call(send)
 
 
 def see_clock(peer: Peer, sent_ns: int) -> None:

@@ -35,9 +35,11 @@ from typing import TYPE_CHECKING, Any
 from ssdag.errors import ConfigError, ProviderError
 from ssdag.executors.pilot.node import Wishes, checked, cores_here, granted, memory_here
 from ssdag.executors.pilot.protocol import Kind
+from ssdag.executors.pilot.questions import Questions
 from ssdag.executors.pilot.relay import SHUTDOWN, Relay
 from ssdag.executors.pilot.security import Keys, read_private
 from ssdag.executors.pilot.session import Session, ends_in_s
+from ssdag.wire.routes import VARIABLE
 from ssdag.wire.segment_folder import make_folder, remove_folder
 
 if TYPE_CHECKING:
@@ -101,7 +103,8 @@ def _serve(contact_path: str, block: int) -> int:
         try:
             linger_s = _run(session, wishes, workers, cores, folder, contact["threshold_bytes"],
                             {"SSDAG_BLOCK_ID": str(block), "SSDAG_NODE": node,
-                             "SSDAG_WORKER_COUNT": str(workers)})  # fmt: skip
+                             "SSDAG_WORKER_COUNT": str(workers)},
+                            contact["elsewhere"])  # fmt: skip
         finally:
             if folder is not None:
                 remove_folder(folder)
@@ -132,6 +135,7 @@ def _run(
     folder: str | None,
     threshold: int,
     env: dict[str, str],
+    questions: bool,
 ) -> float:
     """Run tasks until there is a reason to end; returns how long last words may take."""
 
@@ -140,6 +144,9 @@ def _run(
         return {**env, "SSDAG_WORKER_RANK": str(rank), **wishes.environment(rank, own)}, own
 
     relay = Relay(session, workers, folder, threshold, worker_env)
+    if folder is not None and questions:
+        relay.questions = Questions(folder, relay.ask)
+        env[VARIABLE] = relay.questions.path
 
     def stop(signum: int, frame: object) -> None:
         relay.end(f"the job was ended by {signal.Signals(signum).name}")
@@ -147,6 +154,8 @@ def _run(
     for signum in _SIGNALS:
         signal.signal(signum, stop)
     relay.run()  # here, not in its thread
+    if relay.questions is not None:
+        relay.questions.close()
     if session.over is not None:
         sys.stderr.write(f"ssdag manager: {session.over}\n")
         return 0.0

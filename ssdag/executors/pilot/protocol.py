@@ -25,6 +25,8 @@ in order and asks for what is missing, and each beat says how many there should 
   hold now (negative: hold no more); `results` lists ``(seq, code, value, number of
   buffers, started, ended)``.
 * ``CANCEL``: a list of seq. ``GIVE_BACK``: how many tasks that have not begun.
+* ``QUESTION``: ``(number, what, name)``, of a worker: how a server of the driver's is
+  reached. ``ANSWER``: ``(number, {"answer": ..., "error": text})``.
 * ``SHUTDOWN``: the manager ends. ``BYE``: it ends by itself: ``(reason, is cut)``.
 """
 
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 #: Version of all this; a manager with another one is refused.
-PROTOCOL = 1
+PROTOCOL = 2
 TOKEN_BYTES = 16
 _HEADER = struct.Struct("!16sBQQ")
 _CLOCK = struct.Struct("!Q")
@@ -68,6 +70,8 @@ class Kind(IntEnum):
     GIVE_BACK = 9
     SHUTDOWN = 10
     BYE = 11
+    QUESTION = 12
+    ANSWER = 13
 
 
 class ForeignMessageError(Exception):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from ssdag.executors.local.link import Link
     from ssdag.executors.local.messages import Packer
+    from ssdag.executors.pilot.questions import Questions
     from ssdag.executors.pilot.session import Session
     from ssdag.tasks import Outcome
 
@@ -83,6 +84,8 @@ class Relay(Hub):
         self.session = session
         #: Why the loop ended; empty if it failed.
         self.why = ""
+        #: Of workers, which the driver answers; None where it need not.
+        self.questions: Questions | None = None
         self._worker_env = worker_env
         self._specs: dict[int, tuple[AppSpec, Options]] = {}
         #: Tasks that have not been answered, by the driver's number.
@@ -102,6 +105,11 @@ class Relay(Hub):
         self.why = why
         self._closing = True
         self._wake.set()
+
+    def ask(self, number: int, what: str, name: str) -> None:
+        """Send a worker's question to the driver; called by other threads."""
+        body = pickle.dumps((number, what, name), 5)
+        self.call(lambda: self.session.channel.post(Kind.QUESTION, body))
 
     # -- the driver's side -----------------------------------------------------------
 
@@ -130,6 +138,8 @@ class Relay(Hub):
                 self._cancel(seq)
         elif kind == Kind.GIVE_BACK:
             self._give_back(pickle.loads(parts[0]))
+        elif kind == Kind.ANSWER and self.questions is not None:
+            self.questions.answered(*pickle.loads(parts[0]))
         elif kind == Kind.SHUTDOWN:
             self.end(SHUTDOWN)
 
