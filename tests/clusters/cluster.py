@@ -112,6 +112,8 @@ class SlurmCluster(Cluster):
         super().__init__(nodes, **settings)
         self.port = free_ports(12 + nodes)
         self.env = {"SLURM_CONF": str(self.folder / "slurm.conf")}
+        #: Daemons of nodes that tests have killed.
+        self._killed: set[int] = set()
 
     def _arguments(self) -> list[str]:
         return [*super()._arguments(), str(self.port)]
@@ -151,7 +153,9 @@ class SlurmCluster(Cluster):
 
     def kill_node(self, name: str) -> None:
         """Kill a node's daemon; what runs there runs on until the daemon is back."""
-        os.kill(self._pid(f"slurmd-{name}"), signal.SIGKILL)
+        pid = self._pid(f"slurmd-{name}")
+        self._killed.add(pid)
+        os.kill(pid, signal.SIGKILL)
 
     def start_node(self, name: str) -> None:
         """Start a node's daemon again."""
@@ -165,12 +169,20 @@ class SlurmCluster(Cluster):
         """
         from tests.conftest import wait_until  # which loads the fixtures that load us
 
-        names = [path.stem for path in (self.folder / "run").glob("slurmd-*.pid")]
-        dead = [name.removeprefix("slurmd-") for name in names if not _is_alive(self._pid(name))]
+        dead = list(self._dead())
         for name in dead:
             self.start_node(name)
         for name in dead:
             wait_until(partial(self._is_up, name), 60.0, f"node {name} is back")
+
+    def crashed(self) -> list[str]:
+        """Return the nodes whose daemons have ended by themselves, until they are revived."""
+        return [name for name, pid in self._dead().items() if pid not in self._killed]
+
+    def _dead(self) -> dict[str, int]:
+        names = [path.stem for path in (self.folder / "run").glob("slurmd-*.pid")]
+        pids = {name.removeprefix("slurmd-"): self._pid(name) for name in names}
+        return {name: pid for name, pid in pids.items() if not _is_alive(pid)}
 
     def _is_up(self, name: str) -> bool:
         argv = ["srun", "--immediate=5", "-Q", "-w", name, "-N1", "true"]

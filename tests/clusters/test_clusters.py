@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.clusters.cluster import SlurmCluster
 from tests.conftest import wait_until
@@ -73,3 +75,22 @@ def test_a_node_whose_daemon_crashed_is_brought_back(slurm: SlurmCluster) -> Non
     psutil.wait_procs([daemon], timeout=20)
     slurm.revive()
     assert slurm.run("srun", "-w", "n3", "-N1", "printenv", "SLURMD_NODENAME") == "n3\n"
+
+
+_turns: list[int] = []
+
+
+def test_a_test_is_run_again_under_which_slurmd_crashed(slurm: SlurmCluster) -> None:
+    daemon = psutil.Process(slurm._pid("slurmd-n2"))
+    _turns.append(daemon.pid)
+    if len(_turns) == 1:
+        assert slurm.crashed() == []
+        daemon.send_signal(signal.SIGSEGV)
+        psutil.wait_procs([daemon], timeout=20)
+        assert slurm.crashed() == ["n2"]
+        pytest.fail("the first time")
+    assert slurm.crashed() == []
+    assert _turns[0] != daemon.pid
+    slurm.kill_node("n2")
+    psutil.wait_procs([daemon], timeout=20)
+    assert slurm.crashed() == [], "that was us"

@@ -64,6 +64,12 @@ def write_all(client: Client) -> None:
     client.stream("s").append([1])
 
 
+def listeners(client: Client) -> int:
+    """Return how many connections wait for news of keys."""
+    lines = client.call("CLIENT", "LIST").splitlines()
+    return sum(b" sub=0 psub=0 ssub=0 " not in line for line in lines)
+
+
 def kill(db: Orchestrator) -> None:
     """Kill the server and return when another one serves."""
     pid = db.pid
@@ -86,10 +92,12 @@ def test_the_server_is_started_again() -> None:
             except StoreError as error:
                 errors.append(error)
 
+        client.put_tensor("early", [1])
+        assert early.exception(20) is None  # the futures listen
+        before = listeners(client)
         blocked = threading.Thread(target=block)
         blocked.start()
-        client.put_tensor("early", [1])
-        assert early.exception(20) is None
+        wait_until(lambda: listeners(client) > before, 20, "the thread listens, too")
         kill(db)
         assert not any(future.done() for future in futures)
         write_all(client)

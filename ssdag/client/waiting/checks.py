@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _THREADS = 4
 
 #: How long a thread stays when there is nothing to ask.
-_LINGER_S = 1.0
+_LINGER_S = 0.2
 
 
 class Checker:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("ssdag")
 
 #: How long the thread stays when nobody waits any more.
-_LINGER_S = 1.0
+_LINGER_S = 0.2
 
 
 class Watcher(Looking):

@@ -320,7 +320,10 @@ class Blocks(threading.Thread):
             return
         block.status = status
         if status.state.final:
-            self._hub.call_and_wait(lambda: self._ended(block, status), _ENDED_S)
+            if self._closing:  # the hub may be waiting for us
+                self._hub.call(lambda: self._ended(block, status))
+            else:
+                self._hub.call_and_wait(lambda: self._ended(block, status), _ENDED_S)
             if block.useless:  # here, not in the hub's thread: this may ask another machine
                 self._failed(block, words_of(status))
             with self._gone:
