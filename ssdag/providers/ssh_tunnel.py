@@ -161,6 +161,9 @@ class Tunnel:
                 raise NotReachedError(f"ssh cannot be started: {error.strerror}") from error
             self._process = process
             guard.session(process.pid)
+            if self._closed:  # before it could be killed by who closed it
+                self._drop()
+                raise NotReachedError("the tunnel was closed")
             found = await_line(process, mark.encode(), self._connection.limit_s)
             if found is None:
                 away = _was_away(process)
@@ -170,7 +173,11 @@ class Tunnel:
                 raise (NotReachedError if away else BlockError)(f"no tunnel by {host}: {said}")
         finally:
             os.close(errors)
-        self._entry = Entry(**json.loads(found))
+        try:
+            self._entry = Entry(**json.loads(found))
+        except (ValueError, TypeError) as error:
+            self._drop()
+            raise BlockError(f"no tunnel by {host}: its answer is {found!r}") from error
         return self._entry
 
     def _drop(self) -> None:
@@ -198,7 +205,7 @@ class Tunnel:
                 try:
                     self._connect()
                     break
-                except ProviderError as error:
+                except (ProviderError, OSError) as error:
                     _log.info("%s", error)
                 if self._closes_within(pause_s):
                     return

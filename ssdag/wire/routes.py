@@ -48,12 +48,14 @@ def withdraw(address: str) -> None:
 
 def is_served(address: str) -> bool:
     """Return whether it is the address of one of this process's servers."""
-    return address in _served
+    with _lock:
+        return address in _served
 
 
 def is_password_file(path: str) -> bool:
     """Return whether one of this process's servers has its password there."""
-    return path in _served.values()
+    with _lock:
+        return path in _served.values()
 
 
 def ways_to(address: str) -> list[str]:
