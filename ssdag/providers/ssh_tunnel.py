@@ -86,6 +86,7 @@ class Tunnel:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._closed = False
+        self._is_open = threading.Event()
         self._wake: tuple[int, int] = (-1, -1)
 
     def __repr__(self) -> str:
@@ -93,7 +94,12 @@ class Tunnel:
 
     @property
     def entry(self) -> Entry | None:
-        """Where nodes connect now; None before :meth:`open`."""
+        """Where nodes connect, now or when it is open again; None before :meth:`open`."""
+        return self._entry
+
+    def reopened(self, timeout_s: float) -> Entry | None:
+        """Return where nodes connect; blocks while it is being opened again."""
+        self._is_open.wait(timeout_s)
         return self._entry
 
     def open(self, target: str, silence_s: float) -> Entry:
@@ -178,6 +184,7 @@ class Tunnel:
         except (ValueError, TypeError) as error:
             self._drop()
             raise BlockError(f"no tunnel by {host}: its answer is {found!r}") from error
+        self._is_open.set()
         return self._entry
 
     def _drop(self) -> None:
@@ -196,6 +203,7 @@ class Tunnel:
         host = self._connection.host
         while True:
             why = self._beat()
+            self._is_open.clear()
             self._drop()
             if why is None or self._closed:
                 return

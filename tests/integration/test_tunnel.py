@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ssdag.dataflow.engine import Engine
+    from ssdag.launchers import Launcher
 
 DEADLINE_S = 60.0
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,6 +71,11 @@ def gateways() -> list[psutil.Process]:
 def others(known: set[int]) -> set[int]:
     """Return those that are not known."""
     return {process.pid for process in gateways()} - known
+
+
+def two_new(known: set[int]) -> bool:
+    """Say whether there are two that are not known."""
+    return len(others(known)) == 2
 
 
 def far(login: LoopbackSshd, folder: Path, **options: Any) -> PilotExecutor:
@@ -145,6 +151,13 @@ def test_nodes_that_reach_only_the_login_host(
         assert listeners == {"127.0.0.1"}, "nothing of ours is open to the network"
 
 
+def without_files(node: str, db: Orchestrator) -> Launcher:
+    """Return what starts managers on a node that does not see the files of a server."""
+    hide = 'mount -t tmpfs none "$0" && exec "$@"'
+    argv = ("ip", "netns", "exec", node, "sh", "-c", hide, str(Path(db.password_file).parent))
+    return Wrapped(SingleLauncher(), argv)
+
+
 @pytest.mark.parametrize("shards", [1, 3])
 def test_data_of_an_orchestrator_here(
     node: tuple[LoopbackSshd, str], shards: int, tmp_path: Path
@@ -152,9 +165,7 @@ def test_data_of_an_orchestrator_here(
     """Its sockets and its password file are not to be seen on the node."""
     login, name = node
     with Orchestrator(shards) as db:
-        hide = 'mount -t tmpfs none "$0" && exec "$@"'
-        argv = ("ip", "netns", "exec", name, "sh", "-c", hide, str(Path(db.password_file).parent))
-        executor = far(login, tmp_path, launcher=Wrapped(SingleLauncher(), argv))
+        executor = far(login, tmp_path, launcher=without_files(name, db))
         train = LocalExecutor(max_workers=1, label="train")
         with ssdag.load(ssdag.Config(executors=[executor, train])) as engine:
             simulate = ssdag.python_app(executors=["pilot"])(site_bodies.simulate_waiting)
@@ -182,6 +193,25 @@ def test_a_connection_that_is_cut_loses_nothing(
         wait_until(partial(others, before), DEADLINE_S, "a new tunnel")
     expected = ["first", *(f"{turn}.{i}" for turn in range(3) for i in range(200))]
     assert sorted(log.read_text().split()) == sorted(expected), "each ran once"
+
+
+def test_a_connection_that_is_cut_while_data_travel(
+    node: tuple[LoopbackSshd, str], tmp_path: Path
+) -> None:
+    login, name = node
+    with Orchestrator() as db:
+        executor = far(login, tmp_path, launcher=without_files(name, db))
+        with ssdag.load(ssdag.Config(executors=[executor], retries=2)):
+            exchange = ssdag.python_app(site_bodies.exchange)
+            assert exchange("first", 1, db).result(DEADLINE_S) == 0
+            futures = [exchange(f"t{i}", 30, db) for i in range(6)]
+            for turn in range(2):
+                stored = partial(db.client().tensor_exists, f"t{2 * turn}")
+                wait_until(stored, DEADLINE_S, "data travel")
+                before = {process.pid for process in gateways()}
+                login.cut()
+                wait_until(partial(two_new, before), DEADLINE_S, "new tunnels")
+            assert [future.result(DEADLINE_S) for future in futures] == [29] * 6
 
 
 def test_a_connection_that_says_nothing_is_made_again(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,6 +26,10 @@ _FORMS = "'host:port', 'tcp://host:port' or 'unix:///path/of/socket'"
 #: Room for a whole small tensor and for the start of a large one. Larger kernel
 #: buffers let the two sides of a loopback connection run at the same time.
 _SOCKET_BUFFER = 4 << 20
+
+#: So long a tunnel to a server may be away, and how often it is tried; nobody tells.
+_PATIENCE_S = 5.0
+_PAUSE_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +78,22 @@ class Address:
         StoreError
             The server is the driver's, elsewhere, and there is no way to it.
         """
-        failure: OSError | None = None
-        for way in self.ways():
-            try:
-                return way._connect(timeout_s)
-            except OSError as error:
-                failure = failure or error
-        assert failure is not None
-        if routes.VARIABLE in os.environ:
-            routes.forget_ways_to(str(self))
-        raise failure
+        if routes.VARIABLE not in os.environ:
+            return self._connect(timeout_s)
+        give_up = time.monotonic() + min(timeout_s or _PATIENCE_S, _PATIENCE_S)
+        while True:
+            failure: OSError | None = None
+            ways = self.ways()
+            for way in ways:
+                try:
+                    return way._connect(timeout_s)
+                except OSError as error:
+                    failure = failure or error
+            assert failure is not None
+            if ways == [self] or time.monotonic() > give_up:
+                raise failure
+            routes.forget_ways_to(str(self))  # a tunnel that was lost is opened again
+            time.sleep(_PAUSE_S)
 
     def ways(self) -> list[Address]:
         """Return the addresses at which the server is reached from here, the likeliest first.

@@ -190,7 +190,10 @@ class Entrance:
                 tunnel = self._provider.tunnel(self._python)
                 assert tunnel is not None
                 self._tunnels[address] = tunnel
-            entry = tunnel.entry or tunnel.open(address.removeprefix("unix://"), self._silence_s)
+            entry = tunnel.entry
+            if entry is None:
+                entry = tunnel.open(address.removeprefix("unix://"), self._silence_s)
+        entry = tunnel.reopened(self._silence_s) or entry
         return [f"{one}:{entry.port}" for one in entry.addresses]
 
     def close(self) -> None:
