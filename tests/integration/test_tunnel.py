@@ -201,7 +201,7 @@ def test_a_connection_that_is_cut_while_data_travel(
     login, name = node
     with Orchestrator() as db:
         executor = far(login, tmp_path, launcher=without_files(name, db))
-        with ssdag.load(ssdag.Config(executors=[executor], retries=2)):
+        with ssdag.load(ssdag.Config(executors=[executor])):
             exchange = ssdag.python_app(site_bodies.exchange)
             assert exchange("first", 1, db).result(DEADLINE_S) == 0
             futures = [exchange(f"t{i}", 30, db) for i in range(6)]

@@ -6,6 +6,7 @@ Several of them with commas between are nodes of a cluster.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import time
@@ -86,7 +87,7 @@ class Address:
             ways = self.ways()
             for way in ways:
                 try:
-                    return way._connect(timeout_s)
+                    return way._connect(timeout_s) if way == self else way._answers(timeout_s)
                 except OSError as error:
                     failure = failure or error
             assert failure is not None
@@ -106,6 +107,23 @@ class Address:
         if routes.VARIABLE not in os.environ:
             return [self]
         return [Address.parse(way) for way in routes.ways_to(str(self))]
+
+    def _answers(self, timeout_s: float | None) -> socket.socket:
+        """Connect, and see that somebody answers: a tunnel may take us in and lead nowhere."""
+        sock = self._connect(timeout_s)
+        try:
+            sock.settimeout(timeout_s)
+            sock.sendall(b"PING\r\n")
+            last = b""
+            while last != b"\n":  # of whatever it says to somebody who has not logged in
+                last = sock.recv(1)
+                if not last:
+                    raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+            sock.settimeout(None)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     def _connect(self, timeout_s: float | None) -> socket.socket:
         if self.path:
