@@ -40,6 +40,14 @@ def wait_until(
         pause_s = min(pause_s * 1.5, 0.05)
 
 
+def is_live(pid: int) -> bool:
+    """Say whether a process is there and no zombie."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def pytest_configure() -> None:
     """Take Ctrl-C as usual, also where we were started in the background of a shell.
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 
 from ssdag.errors import SubmitError, UnsupportedError
@@ -22,7 +21,7 @@ from ssdag.providers.script import output_paths
 from ssdag.states import JobState
 from tests.conformance.conftest import is_waiting, wait_for
 from tests.conformance.systems import RecordingRunner
-from tests.conftest import wait_until
+from tests.conftest import is_live, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -166,7 +165,7 @@ def test_a_running_job_is_cancelled_with_all_its_processes(
     status = finish(provider, job_id)
     assert status.state is JobState.CANCELLED
     left = [int(pid) for pid in pids.read_text().split()]
-    wait_until(lambda: not any(_is_live(pid) for pid in left), 15, "all processes end")
+    wait_until(lambda: not any(is_live(pid) for pid in left), 15, "all processes end")
     provider.cancel([job_id])  # what is gone is no error
     assert provider.poll([job_id])[job_id] == status
 
@@ -365,10 +364,3 @@ def test_a_job_on_a_lost_node_has_failed_and_does_not_run_again(
         late.bring_back()
     assert late.losing.poll([late.lost])[late.lost] == status
     assert late.marker.read_text() == "ran\n"
-
-
-def _is_live(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

@@ -13,7 +13,7 @@ import psutil
 import ssdag
 from ssdag.executors import PilotExecutor
 from ssdag.providers.local import LocalProvider
-from tests.conftest import wait_until
+from tests.conftest import is_live, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -143,14 +143,7 @@ class Proxy:
 
 def alive(pids: list[int]) -> list[int]:
     """Return those of the processes that run (zombies do not)."""
-    found = []
-    for pid in pids:
-        try:
-            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-                found.append(pid)
-        except psutil.NoSuchProcess:
-            continue
-    return found
+    return [pid for pid in pids if is_live(pid)]
 
 
 def environment() -> dict[str, str]:

@@ -18,7 +18,7 @@ from ssdag import Orchestrator, ServiceStartError, StoreError, python_app
 from ssdag.providers.slurm import SlurmProvider
 from ssdag.services.colocation.colocated import ColocatedOrchestrator
 from ssdag.services.keepers.lifeline import Lifeline, hold_on
-from tests.conftest import wait_until
+from tests.conftest import is_live, wait_until
 from tests.integration.pilots import start, wait_for_managers
 
 if TYPE_CHECKING:
@@ -64,8 +64,7 @@ def on_two_nodes(folder: Path, **options: Any) -> Any:
 
 
 def gone(pids: set[int]) -> bool:
-    alive = [pid for pid in pids if psutil.pid_exists(pid)]
-    return all(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in alive)
+    return not any(map(is_live, pids))
 
 
 def test_each_node_gets_one_server_which_ends_with_the_service(

@@ -20,7 +20,7 @@ from ssdag.providers import LocalProvider
 from ssdag.providers.gpus import installed_gpus, visible_gpus
 from ssdag.providers.local import memory_limit_bytes
 from ssdag.states import JobState
-from tests.conftest import wait_until
+from tests.conftest import is_live, wait_until
 from tests.unit.answering import Answering
 
 if TYPE_CHECKING:
@@ -38,14 +38,6 @@ def end(provider: LocalProvider, job_id: str) -> JobStatus:
     """Wait for a job's end."""
     wait_until(lambda: state(provider, job_id).final, what=f"end of {job_id}")
     return provider.poll([job_id])[job_id]
-
-
-def is_live(pid: int) -> bool:
-    """Say whether a process is there and no zombie."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def pids_in(path: Path, count: int) -> list[int]:

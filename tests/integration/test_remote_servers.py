@@ -22,7 +22,7 @@ from ssdag.launchers import PalsLauncher, SingleLauncher, SrunLauncher
 from ssdag.services.keepers.on_nodes import open_places
 from ssdag.services.servers.options import ServerOptions
 from ssdag.services.servers.places import ServerRequest
-from tests.conftest import wait_until
+from tests.conftest import is_live, wait_until
 from tests.integration.slurm_jobs import DEADLINE_S, allocation, steps
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ def keeper_of(server_pid: int) -> psutil.Process:
 
 
 def gone(*pids: int) -> bool:
-    alive = [pid for pid in pids if psutil.pid_exists(pid)]
-    return all(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in alive)
+    return not any(map(is_live, pids))
 
 
 @pytest.fixture

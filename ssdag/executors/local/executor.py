@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from ssdag.executors.base import Sink
     from ssdag.tasks import AppFuture, Task
 
-#: The hub's thread may be busy with somebody's callback: a cancel then works later.
-_CANCEL_WAIT_S = 0.5
+#: The hub's thread may be busy with somebody's callback: a cancel then works later. Long
+#: enough for a machine that stands still for a moment.
+_CANCEL_WAIT_S = 2.0
 
 
 class LocalExecutor(Executor):

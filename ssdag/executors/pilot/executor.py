@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("ssdag.executors")
 
 #: A cancel waits so long for the manager's answer.
-_CANCEL_WAIT_S = 0.5
+_CANCEL_WAIT_S = 2.0
 #: Where these are, a script runs on a node that is none of its block's.
 _FROM_OUTSIDE = ("aprun", "jsrun")
 #: Launchers that would give a manager one core of its node, and how they give all.
@@ -338,7 +338,7 @@ class PilotExecutor(Executor):
         self._hub.put_many(tasks)
 
     def cancel(self, task: Task) -> bool:
-        """Take the task back, or have its worker killed; waits for that, 0.5 s at most."""
+        """Take the task back, or have its worker killed; waits for that, 2 s at most."""
         hub = self._hub
         if hub is None or not hub.is_alive():
             return False
