@@ -13,8 +13,8 @@ from tests.clusters.cluster import GridEngineCluster, SlurmCluster
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: The Slurm of the whole run, once it is there.
-_shared: list[SlurmCluster] = []
+#: Of a test: nodes of Slurm whose daemons crashed under it.
+_CRASHED = pytest.StashKey[list[str]]()
 #: So often a test is run whose Slurm crashes under it.
 _TIMES = 3
 
@@ -32,7 +32,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for turn in range(_TIMES):
         reports = runtestprotocol(item, log=False, nextitem=nextitem)
-        crashed = [name for cluster in _shared for name in cluster.crashed()]
+        crashed = item.stash.get(_CRASHED, [])
         if not crashed or turn == _TIMES - 1 or not any(report.failed for report in reports):
             break
         terminal = item.config.pluginmanager.get_plugin("terminalreporter")
@@ -50,19 +50,20 @@ def slurm_cluster() -> Iterator[SlurmCluster]:
     """Slurm with four nodes of four CPUs, one for the whole run; skips where it cannot be."""
     cluster = SlurmCluster(4)
     cluster.start()
-    _shared.append(cluster)
     yield cluster
-    _shared.remove(cluster)
     cluster.stop()
 
 
 @pytest.fixture
-def slurm(slurm_cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> SlurmCluster:
+def slurm(
+    slurm_cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[SlurmCluster]:
     """The same, with SLURM_CONF set for this test, so that all commands find it."""
     for name, value in slurm_cluster.env.items():
         monkeypatch.setenv(name, value)
     slurm_cluster.revive()
-    return slurm_cluster
+    yield slurm_cluster
+    request.node.stash[_CRASHED] = slurm_cluster.crashed()
 
 
 @pytest.fixture(scope="session")
