@@ -79,8 +79,6 @@ class Address:
         StoreError
             The server is the driver's, elsewhere, and there is no way to it.
         """
-        if routes.VARIABLE not in os.environ:
-            return self._connect(timeout_s)
         give_up = time.monotonic() + min(timeout_s or _PATIENCE_S, _PATIENCE_S)
         while True:
             failure: OSError | None = None

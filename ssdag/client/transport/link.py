@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ssdag.client.transport.resp import ConnectionLostError, ReplyError, command
 from ssdag.errors import StoreError
-from ssdag.wire import routes
 
 if TYPE_CHECKING:
     from ssdag.client.transport.address import Address
@@ -201,8 +200,7 @@ def _begin(address: Address) -> socket.socket:
     OSError
         It has failed already.
     """
-    if routes.VARIABLE in os.environ:
-        address = address.ways()[0]
+    address = address.ways()[0]
     try:
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         socket.inet_pton(family, address.host)

@@ -167,8 +167,9 @@ class Entrance:
         if what == "password":
             if not routes.is_password_file(name):
                 raise ConfigError(f"{name} is no password file of a server of this run")
-            with open(name, encoding="utf-8") as file:
-                return file.read().rstrip("\r\n")
+            from ssdag.client.transport.address import read_password  # most runs need no client
+
+            return read_password(name)
         if not routes.is_served(name):
             return None
         if self.direct:
