@@ -47,7 +47,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield disk
     finally:
         places.leave()
-        subprocess.run(["umount", str(disk)], check=True)
+        umount = ["umount", str(disk)]  # a far rsync may still be about to end
+        wait_until(lambda: subprocess.run(umount, check=False).returncode == 0, 20, "unmounted")
 
 
 @pytest.mark.parametrize("size", [300_000, 1 << 20])  # a little too large: ssh ends with 0
@@ -184,13 +185,15 @@ def test_a_folder_is_no_file(sshd: LoopbackSshd, tmp_path: Path) -> None:
         place.staging.stage_in(place.file("d"), None)
 
 
-def test_a_host_without_rsync(
-    sshd: LoopbackSshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("instead", ['exec {real} --rsync-path=/no/rsync "$@"', "exit 11"])
+def test_ssh_alone_where_rsync_fails(
+    instead: str, sshd: LoopbackSshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It is not there, or it ends without a word, as it does now and then on a full disk."""
     fake = tmp_path / "bin" / "rsync"
     fake.parent.mkdir()
     real = shutil.which("rsync") or pytest.skip("no rsync")
-    fake.write_text(f'#!/bin/sh\nexec {real} --rsync-path=/no/rsync "$@"\n')
+    fake.write_text(f"#!/bin/sh\n{instead.format(real=real)}\n")
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
     place = ssh_place(sshd, tmp_path, rsync=True)

@@ -139,7 +139,7 @@ class SshStaging(RemoteStaging):
         raise StagingError(f"{connection.host}: {words or f'exit code {code}'}")
 
     def _rsync(self, connection: Connection, path: str, source: str, target: str) -> bool:
-        """Copy by rsync; returns False if it is not to be had, or the name is not for it."""
+        """Copy by rsync; returns False where ssh alone has to: the name is not for rsync, say."""
         if not self.rsync or _PATTERN.search(path) or shutil.which("rsync") is None:
             return False
         # Its last argument is what rsync calls the host.
@@ -153,7 +153,11 @@ class SshStaging(RemoteStaging):
             return False
         if code in _LOST:
             raise transient(f"the connection to {connection.host} was lost: {words}")
-        raise StagingError(words or f"rsync ended with exit code {code}")
+        if words:
+            raise StagingError(words)
+        # The far rsync's words are lost at times when its disk is full; ssh alone will say.
+        _log.debug("rsync to or from %s ended with %d without a word", connection.host, code)
+        return False
 
 
 def _ended(
