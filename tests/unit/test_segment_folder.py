@@ -195,8 +195,12 @@ import ssdag.wire.segment_folder as module
 from ssdag.wire import guard
 module.SHARED_MEMORY = sys.argv[1]
 path = module.make_folder()
-if sys.argv[2] == "fork" and os.fork() == 0:
-    time.sleep(600)
+if sys.argv[2] == "fork":
+    ready, begun = os.pipe()
+    if os.fork() == 0:
+        os.write(begun, b"x")
+        time.sleep(600)
+    os.read(ready, 1)  # until it has run, it holds what it got from us
 print(guard.pid(), path, flush=True)
 time.sleep(600)
 """
