@@ -33,7 +33,7 @@ demo: $(STAMPS)/chem  ## search for molecules on real chemistry, about a minute 
 
 test: $(STAMPS)/test check  ## check, then all tests; as root it installs what they need with apt
 	@sh tests/install_system_packages.sh
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 check: $(STAMPS)/test  ## ruff, mypy --strict and the layers of the architecture
 	$(BIN)/ruff check .

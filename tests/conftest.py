@@ -16,7 +16,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytest_plugins = ["tests.clusters.fixtures", "tests.integration.mpich_segments"]
+pytest_plugins = ["tests.apart", "tests.clusters.fixtures", "tests.integration.mpich_segments"]
 
 SHARED_MEMORY = Path("/dev/shm")
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 #: Of a test: nodes of Slurm whose daemons crashed under it.
 _CRASHED = pytest.StashKey[list[str]]()
+_ONCE_MORE = "was run again, as it failed when a slurmd crashed"
 #: So often a test is run whose Slurm crashes under it.
 _TIMES = 3
 
@@ -35,14 +36,25 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
         crashed = item.stash.get(_CRASHED, [])
         if not crashed or turn == _TIMES - 1 or not any(report.failed for report in reports):
             break
-        terminal = item.config.pluginmanager.get_plugin("terminalreporter")
-        if terminal is not None:
-            terminal.write_line(f"{item.name}: slurmd of {', '.join(crashed)} crashed; once more")
+        item.user_properties.append((_ONCE_MORE, ", ".join(crashed)))
         item._initrequest()
     for report in reports:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which tests were run again."""
+    reports = [report for several in terminalreporter.stats.values() for report in several]
+    again = {
+        f"{report.nodeid} {name}: {nodes}"
+        for report in reports
+        for name, nodes in getattr(report, "user_properties", ())
+        if name == _ONCE_MORE
+    }
+    for line in sorted(again):
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Each process of pytest-xdist as a machine of its own, so that they do not meet.
+
+Loopback ports, System V and POSIX shared memory and network namespaces are what tests of
+two processes would share; where we are root, each gets its own. Elsewhere all tests run
+in one process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import subprocess
+from typing import TYPE_CHECKING
+
+import psutil
+
+from tests.integration.namespaces import refusal
+
+if TYPE_CHECKING:
+    import pytest
+
+#: Most tests wait more than they compute, but more schedulers at once are slow together.
+_MOST = 2
+_CLONE_NEWNS, _CLONE_NEWIPC, _CLONE_NEWNET = 0x00020000, 0x08000000, 0x40000000
+_MS_REC, _MS_PRIVATE = 0x4000, 1 << 18
+_SHARED_MEMORY = b"/dev/shm"
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """What ``-n auto`` means."""
+    return 0 if refusal() else min(_MOST, os.cpu_count() or 1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Go apart, in a worker of pytest-xdist."""
+    if hasattr(config, "workerinput") and not refusal():
+        _go_apart()
+
+
+def _go_apart() -> None:
+    addresses = _addresses()
+    size = os.statvfs(_SHARED_MEMORY)
+    options = f"size={size.f_frsize * size.f_blocks}".encode()
+    libc = ctypes.CDLL(None, use_errno=True)
+    for failed in (
+        libc.unshare(_CLONE_NEWNS | _CLONE_NEWIPC | _CLONE_NEWNET),
+        libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None),
+        libc.mount(b"tmpfs", _SHARED_MEMORY, b"tmpfs", 0, options),
+    ):
+        if failed:
+            raise OSError(ctypes.get_errno(), "no namespaces for a process of the tests")
+    # Two ends of a cable: an interface that is up without a way to anybody.
+    _ip("link", "set", "lo", "up")
+    _ip("link", "add", "eth0", "type", "veth", "peer", "name", "end0")
+    for name in ("eth0", "end0"):
+        _ip("link", "set", name, "up")
+    for address in addresses:
+        _ip("addr", "add", address, "dev", "eth0")
+
+
+def _addresses() -> list[str]:
+    """Our addresses but those of loopback, as ``ip addr add`` takes them."""
+    names = psutil.net_if_stats()
+    return [
+        f"{each.address}/24"
+        for name, several in psutil.net_if_addrs().items()
+        for each in several
+        if each.family == socket.AF_INET
+        and names[name].isup
+        and not each.address.startswith("127.")
+    ]
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True)
