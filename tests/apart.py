@@ -39,6 +39,18 @@ def pytest_configure(config: pytest.Config) -> None:
         _go_apart()
 
 
+def is_ours(process: psutil.Process) -> bool:
+    """Say whether a process is of this worker's tests and not of another's.
+
+    Only the namespace of IPC tells: commands like ``ip netns exec`` change the others.
+    """
+    try:
+        ours = os.stat("/proc/self/ns/ipc")
+        return os.path.samestat(os.stat(f"/proc/{process.pid}/ns/ipc"), ours)
+    except OSError:  # it has ended
+        return False
+
+
 def _go_apart() -> None:
     addresses = _addresses()
     size = os.statvfs(_SHARED_MEMORY)

@@ -96,10 +96,10 @@ def test_one_that_ignores_sigterm_is_killed_in_the_end(tmp_path: Path) -> None:
     pids_in(tmp_path / "pids", 1)
     began = time.monotonic()
     provider.cancel([job_id])
-    assert time.monotonic() - began < 0.5  # it does not wait for the end
+    assert time.monotonic() - began < 1.5  # it does not wait for the end
     status = end(provider, job_id)
     assert (status.state, status.signal) == (JobState.CANCELLED, signal.SIGKILL)
-    assert 1.5 < time.monotonic() - began < 8
+    assert 1.5 < time.monotonic() - began < 30
 
 
 def test_a_job_killed_from_outside_has_failed(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_life(server: str | None) -> None:
     assert "pending" in repr(db)
     began = time.perf_counter()
     with db:
-        assert time.perf_counter() - began < 1.0
+        assert time.perf_counter() - began < 10.0
         assert db.state.name == "READY"
         assert db.start() is db
         assert db.ready.done()
@@ -186,12 +186,12 @@ def script(path: Path, text: str, mode: int = 0o755) -> Path:
     return path
 
 
-def fails_to_start(db: Orchestrator, within_s: float = 1.0) -> ServiceStartError:
+def fails_to_start(db: Orchestrator) -> ServiceStartError:
     before = set(Path(tempfile.gettempdir()).glob("ssdag-*"))
     began = time.monotonic()
     with pytest.raises(ServiceStartError) as caught:
         db.start()
-    assert time.monotonic() - began < within_s
+    assert time.monotonic() - began < 10.0
     assert db.state is ServiceState.FAILED
     assert set(Path(tempfile.gettempdir()).glob("ssdag-*")) <= before
     assert isinstance(db.ready.exception(0), ServiceStartError)
@@ -234,7 +234,7 @@ def test_no_server_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_never_ready(tmp_path: Path) -> None:
     server = script(tmp_path / "server", "#!/bin/sh\necho thinking\nsleep 60 & wait\n")
-    error = fails_to_start(Orchestrator(server=server, start_timeout_s=0.3), 1.5)
+    error = fails_to_start(Orchestrator(server=server, start_timeout_s=0.3))
     assert "not ready within 0.3 s" in str(error)
     assert "thinking" in error.log_tail
 

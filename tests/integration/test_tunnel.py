@@ -23,6 +23,7 @@ from ssdag.executors import LocalExecutor, PilotExecutor
 from ssdag.launchers import SingleLauncher, Wrapped
 from ssdag.providers import LocalProvider, PBSProvider
 from ssdag.services.orchestrator import Orchestrator
+from tests.apart import is_ours
 from tests.clusters.sshd import LoopbackSshd
 from tests.conftest import wait_until
 from tests.integration import namespaces, pilot_bodies, site_bodies
@@ -60,6 +61,7 @@ def programs(word: str) -> list[psutil.Process]:
         process
         for process in psutil.process_iter(["cmdline"])
         if any(word in argument for argument in (process.info["cmdline"] or [])[1:3])
+        and is_ours(process)
     ]
 
 

@@ -74,7 +74,7 @@ def test_queries_become_rarer_until_something_happens() -> None:
     began = time.monotonic()
     watch.nudge()
     wait_until(lambda: len(script.asked) > count)
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 4
     watch.close()
 
 
