@@ -34,7 +34,8 @@ MOMENTS = 6
 
 # A driver in a certain situation. It prints a line when it is there.
 SCRIPT = """
-import os, signal, sys, time
+import faulthandler, os, signal, sys, time
+faulthandler.register(signal.SIGUSR1)
 if sys.argv[1] == "polite":  # a job's SIGTERM as batch scripts often take it
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest may run in the background
@@ -108,7 +109,8 @@ elif situation == "gather":
     print("there", flush=True)
     ssdag.gather(futures, progress=True)
 print("there", flush=True)
-time.sleep(600)
+while True:  # Python misses a signal that comes just before a long sleep
+    time.sleep(0.1)
 """
 
 SITUATIONS = ["load", "commands", "orchestrator", "arrays", "gather"]
@@ -181,19 +183,21 @@ class Driver:
     def _insist(self) -> None:
         """Press Ctrl-C again if it came in a finalizer, where Python says so and drops it."""
         told = 0
-
-        def ended() -> bool:
-            nonlocal told
+        end = time.monotonic() + DEADLINE_S
+        while self.process.poll() is None and time.monotonic() < end:
             if (dropped := self.stderr.read_text().count("Exception ignored in")) > told:
                 told = dropped
                 self.process.send_signal(signal.SIGINT)
-            return self.process.poll() is not None
-
-        wait_until(ended, DEADLINE_S, "Ctrl-C ends the driver")
+            time.sleep(0.01)
 
     def ended(self) -> int:
         """Wait for its end, and check that nothing of it stays."""
-        code = self.process.wait(DEADLINE_S)
+        try:
+            code = self.process.wait(DEADLINE_S)
+        except TimeoutError:
+            self.process.send_signal(signal.SIGUSR1)  # it says where it is
+            wait_until(lambda: "Current thread" in self.stderr.read_text(), what="it tells")
+            pytest.fail(f"it still runs: {self.stderr.read_text()[-5000:]}")
         end = time.monotonic() + CLEAN_S
         while (left := self.left()) and time.monotonic() < end:
             time.sleep(0.01)
