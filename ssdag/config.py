@@ -61,7 +61,8 @@ class Config:
         connector that needs no options ("shared_memory"), the address of a server, or a
         folder that all workers see. A mapping has the connector's name as ``kind``, and
         its options. None: shared memory where executors have all workers on this
-        machine, else by the driver. False: by the driver, whatever apps say.
+        machine; elsewhere an orchestrator that tasks take and that other machines reach,
+        while it runs, and else by the driver. False: by the driver, whatever apps say.
     by_reference_bytes : int, optional
         Values of this many bytes or more go there; the default is 256 KiB.
 

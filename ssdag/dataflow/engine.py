@@ -181,10 +181,7 @@ class Engine:
         EngineClosedError, UnknownExecutorError, UnsupportedError
             It cannot be run; nothing was submitted.
         """
-        route = self._routes.get(app)
-        if route is None:
-            route = self._register(app)
-        index, executor, app = route
+        index, executor, app = self._routes.get(app) or self._register(app)
         task = Task(app, args, kwargs or None, options or app.options, self)
         task.extras = extras
         task.executor = executor
@@ -201,12 +198,14 @@ class Engine:
                 task.executor.submit(task)
             return future
         task.has_futures = bool(futures or waitables)
-        services = [(item, item.__ssdag_future__()) for item in waitables]
-        parents = [*futures, *(ready for _, ready in services)] if services else futures
+        parents = futures
+        if waitables:
+            parents = [*futures, *(service.__ssdag_future__() for service in waitables)]
+            self._values.offer(waitables)
         ready = self._ledger.add(task, future, parents, after, index)
-        if services:
+        if waitables:
             with LOCK:
-                for service, _ in services:
+                for service in waitables:
                     self._ledger.history.service(service, task)
         self._watch_foreign(task, (*parents, *after))
         if ready:
@@ -249,16 +248,21 @@ class Engine:
 
     def _register(self, app: AppSpec) -> tuple[int, Executor | None, AppSpec]:
         """Number an app for the record, and choose its executor if there is no choice."""
-        spec = self._values.spec(app)
         executor: Executor | None = self._internal
         if app.kind not in _INTERNAL:
             found = self._placement.candidates(app.options, app.kind)
             executor = found[0] if len(found) == 1 else None
+        spec = self._values.spec(app, executor)
         with LOCK:
             route = self._routes.get(app)
             if route is None:
                 route = self._routes[app] = self._ledger.history.app(app), executor, spec
         return route
+
+    def reroute(self) -> None:
+        """Ask anew what apps are run as."""
+        for app, (number, executor, _) in tuple(self._routes.items()):
+            self._routes[app] = number, executor, self._values.spec(app, executor)
 
     def _begin(self, task: Task) -> None:
         """Take a ready task to an executor, in the thread of the user."""
@@ -307,6 +311,8 @@ class Engine:
         if executor is None:
             found = self._placement.candidates(task.options, task.app.kind)
             executor = task.executor = least_loaded(found)
+        if self._values.varies:
+            task.app = self._values.spec(task.app, executor)
         if task.app.indirect and not task.simple and self._values.prepares(task, executor):
             return
         executor.submit(task)

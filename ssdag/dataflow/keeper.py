@@ -53,6 +53,7 @@ class Keeper:
         self.near = connector.scope == "node"
         self.live: WeakValueDictionary[str, StoredValue] = WeakValueDictionary()
         self._pid = os.getpid()
+        self._ended = False
 
     def _own_folder(self, connector: Any) -> Connector:
         """Return a connector to a folder in a folder, which goes if the driver is killed."""
@@ -100,14 +101,19 @@ class Keeper:
         if os.getpid() == self._pid:
             self._values.released.put((self, key))
 
-    def end(self, room: int) -> int:
+    def end(self, room: int, why: str = "their engine has ended") -> int:
         """Read what is still referred to into memory and delete everything.
+
+        Nothing happens the second time.
 
         Returns
         -------
         int
             What is left of `room`, in bytes.
         """
+        if self._ended:
+            return room
+        self._ended = True
         connector = self.place.connector
         lost = 0
         reason = "they are too large for this process"
@@ -126,8 +132,8 @@ class Keeper:
             lost += 1
         if lost:
             _log.warning(
-                "%d results in %r are gone, because their engine has ended, and %s; call "
-                "result() before, or delete their futures", lost, self.place, reason,
+                "%d results in %r are gone, because %s, and %s; call "
+                "result() before, or delete their futures", lost, self.place, why, reason,
             )  # fmt: skip
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)

@@ -8,7 +8,8 @@ Which way a large value takes:
 * Elsewhere it goes into the store of the app, or else of the configuration: a worker puts
   its result there, and the driver an argument, and what passes between them is its name.
 * Without a store, other executors whose workers are on this machine share memory by a
-  ``SharedMemoryConnector``.
+  ``SharedMemoryConnector``; for executors elsewhere it goes to the first orchestrator that
+  tasks take and that is reached from there (:mod:`ssdag.dataflow.borrowed`).
 * Everything else, and what a store does not take, goes by the driver.
 """
 
@@ -26,6 +27,7 @@ from ssdag.connectors.lazy import lazily
 from ssdag.connectors.packing import Packed, pack
 from ssdag.connectors.stored import Arrived, StoredValue
 from ssdag.connectors.storing import is_light, weight
+from ssdag.dataflow.borrowed import Borrowed
 from ssdag.dataflow.keeper import KEEP_BYTES, Keeper
 from ssdag.dataflow.remaking import Remaking
 from ssdag.errors import SsdagError
@@ -36,8 +38,9 @@ from ssdag.tasks import AppSpec
 from ssdag.wire.shared import SharedValue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from ssdag.connectors.base import Connector
     from ssdag.dataflow.engine import Engine
     from ssdag.executors.base import Executor
     from ssdag.tasks import Outcome, Task
@@ -75,7 +78,13 @@ class Values:
         self.released: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._chosen = False
+        self._memory: Any = None
+        self._borrowed = Borrowed(self._change)
+        #: Whether tasks that wait may have to be run as something else than when called.
+        self.varies = False
+        #: The apps of users, by what they are run as.
+        self._apps: dict[AppSpec, AppSpec] = {}
+        self._specs: dict[tuple[AppSpec, Keeper], AppSpec] = {}
         #: Grows with whatever stores have done.
         self.steps = 0
         self._told: set[str] = set()
@@ -83,22 +92,55 @@ class Values:
 
     # -- apps ------------------------------------------------------------------------
 
-    def spec(self, app: AppSpec) -> AppSpec:
+    def offer(self, services: Iterable[Any]) -> None:
+        """A task takes services, which may be of use here."""
+        if self._store is None and self._far() is not None:
+            for service in services:
+                self._borrowed.offer(service)
+
+    def _far(self) -> Executor | None:
+        """Return an executor whose workers may be on other machines."""
+        return next((each for each in self._engine.executors if each.reach == "anywhere"), None)
+
+    def _change(self, gone: Connector | None) -> None:
+        """There is an orchestrator to store in, or one is about to end."""
+        self.varies = True
+        self._engine.reroute()
+        if gone is not None and not self._closed:
+            self.keeper(gone).end(KEEP_BYTES, "it is stopped")
+
+    def spec(self, app: AppSpec, executor: Executor | None) -> AppSpec:
         """Return the app, or one of the engine's own whose large results are stored.
 
         Starts the store if it is a service that nobody has started.
+
+        Parameters
+        ----------
+        app : AppSpec
+            The app, or what it was run as elsewhere or before.
+        executor : Executor or None
+            Where it is to run; None if that is not known yet.
 
         Raises
         ------
         ConfigError, SsdagError
             The store is none, or does not start.
         """
+        app = self._apps.get(app, app)
         if app.kind != "python" or app.keeper is not None or False in (app.store, self._store):
             return app
-        store = self._default() if app.store is None else app.store
+        store = self._default(executor) if app.store is None else app.store
         if store is None:
             return app
         keeper = self.keeper(store)
+        with self._lock:
+            spec = self._specs.get((app, keeper))
+            if spec is None:
+                spec = self._specs[app, keeper] = self._storing(app, keeper)
+                self._apps[spec] = app
+        return spec
+
+    def _storing(self, app: AppSpec, keeper: Keeper) -> AppSpec:
         func = keeper.storing(app.func, self._threshold, always=app.store is not None)
         return AppSpec(
             func,
@@ -113,18 +155,22 @@ class Values:
             keeper=keeper,
         )
 
-    def _default(self) -> Any:
+    def _default(self, executor: Executor | None) -> Any:
         """Return the store of apps that have none of their own."""
-        if self._store is None and not self._chosen:
-            self._chosen = True
-            if any(executor.reach == "node" for executor in self._engine.executors):
+        if self._store is not None:
+            return self._store
+        if self._borrowed.serves(executor):
+            return self._borrowed.connector
+        if self._memory is None:
+            self._memory = False
+            if any(each.reach == "node" for each in self._engine.executors):
                 from ssdag.connectors.shared_memory import SharedMemoryConnector
 
                 try:
-                    self._store = SharedMemoryConnector()
+                    self._memory = SharedMemoryConnector()
                 except SsdagError as error:
                     _log.warning("large values go by the driver: %s", error)
-        return self._store
+        return self._memory or None
 
     def keeper(self, store: Any) -> Keeper:
         """Return what looks after the values in a store."""
@@ -209,7 +255,7 @@ class Values:
     def put(self, value: Any) -> DataFuture[Any]:
         """Store a value for tasks; see :meth:`Engine.put`."""
         name = f"{type(value).__name__} {secrets.token_hex(4)}"
-        store = self._default()
+        store = self._default(self._far())
         if store not in (None, False) and not is_light(value, self._threshold):
             packed = pack(value)
             if packed.nbytes >= self._threshold:

@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -105,6 +106,7 @@ class ServiceNode(ABC):
         self._deaths = 0
         self._error: SsdagError | None = None
         self._stopping = threading.Event()
+        self._leaving: list[weakref.WeakMethod[Callable[[], None]]] = []
 
     # -- for users -------------------------------------------------------------------
 
@@ -154,10 +156,20 @@ class ServiceNode(ABC):
         """End it and what it left behind; nothing happens if it has ended."""
         self._finish(ServiceError(f"{self.name} was stopped"), self._stop)
 
+    def before_end(self, method: Callable[[], None]) -> None:
+        """Have a bound method called before it is stopped, while it still serves.
+
+        It is not called if the service dies. It may block, and is held weakly.
+        """
+        self._leaving.append(weakref.WeakMethod(method))
+
     def _finish(self, error: SsdagError, end: Callable[[SsdagError], None]) -> None:
         """Become stopped by `end`, which gets what those who still wait shall get."""
         if os.getpid() != self._pid:
             return  # a forked child: the service is the parent's
+        while self._leaving:
+            if leave := self._leaving.pop()():
+                leave()
         self._stopping.set()
         with self._work:
             with self._lock:

@@ -65,7 +65,17 @@ def size(data: bytes) -> int:
     return len(data)
 
 
-def meet_and_make(door: str, doors: list[str], n: int) -> tuple[str, Array]:
+def ping(db: Any) -> bool:
+    db.ping()
+    return True
+
+
+def pause_and_make(pause_s: float, n: int) -> Array:
+    time.sleep(pause_s)
+    return np.full(n, 1.0)
+
+
+def meet_and_make(door: str, doors: list[str], n: int, db: Any = None) -> tuple[str, Array]:
     """Make an array on a node, while others are at work on theirs."""
     return meet_on_node(door, doors), np.full(n, 1.0)
 
