@@ -36,20 +36,27 @@ def wake_up(db: Orchestrator, rounds: int) -> dict[str, tuple[float, float]]:
         while not plain.exists(name):
             time.sleep(0.01)
 
-    for label, wait in (
-        ("ssdag wait_tensor", lambda name: ours.wait_tensor(name, 30)),
-        ("redis-py, polled every 10 ms", poll),
+    def put(name: str) -> None:
+        other.put_tensor(name, value)
+
+    def push(name: str) -> None:
+        other.redis.rpush(name, b"x")
+
+    for label, wait, write in (
+        ("ssdag wait_tensor", lambda name: ours.wait_tensor(name, 30), put),
+        ("redis-py, BLPOP, if the writer pushes", lambda name: plain.blpop(name, 30), push),
+        ("redis-py, polled every 10 ms", poll, put),
     ):
         times = []
-        for i in range(rounds if label.startswith("ssdag") else max(rounds // 20, 10)):
-            name, begun = f"w{label[:5]}{i}", threading.Event()
+        for i in range(max(rounds // 20, 10) if wait is poll else rounds):
+            name, begun = f"w {label} {i}", threading.Event()
             woken: list[float] = []
             thread = threading.Thread(target=_wait, args=(wait, name, begun, woken))
             thread.start()
             begun.wait()
             time.sleep(0.003)  # until it waits
             began = time.perf_counter()
-            other.put_tensor(name, value)
+            write(name)
             thread.join()
             times.append(woken[0] - began)
             other.delete_tensor(name)
