@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 from typing import TYPE_CHECKING, Any
 
 from ssdag.connectors.filesystem import machine
@@ -23,6 +24,9 @@ _log = logging.getLogger("ssdag")
 _ATOMS = frozenset({int, float, complex, bool, type(None), type})
 #: Places of which this process has said that they cannot be written to.
 _TOLD: set[bytes] = set()
+#: A place that fails after so long is not tried again for so long: nobody is there, say.
+_SLOW_S, _AVOIDED_S = 1.0, 60.0
+_AVOIDED_UNTIL: dict[bytes, float] = {}
 _TEXTS = frozenset({str, bytes, bytearray})
 
 
@@ -89,11 +93,16 @@ class Storing:
         if packed.nbytes < self._threshold:
             return packed if worker else value
         key = self._prefix + secrets.token_hex(8)
+        began = time.monotonic()
+        if began < _AVOIDED_UNTIL.get(self._blob, began):
+            return packed if worker else value
         try:
             opened(self._blob).write(key, packed.parts())
         except (SsdagError, OSError) as error:
             told = _log.debug if self._blob in _TOLD else _log.warning
             _TOLD.add(self._blob)
+            if time.monotonic() - began > _SLOW_S:
+                _AVOIDED_UNTIL[self._blob] = time.monotonic() + _AVOIDED_S
             told("a result of %d bytes cannot be stored, and is sent to the driver: %s: %s",
                  packed.nbytes, type(error).__name__, error)  # fmt: skip
             return packed if worker else value

@@ -36,12 +36,21 @@ class Borrowed:
         self._changed = changed
         self._lock = threading.Lock()
         self._asked: set[int] = set()
+        self._avoided: set[Executor] = set()
         #: The store; None where there is none.
         self.connector: Connector | None = None
 
     def serves(self, executor: Executor | None) -> bool:
         """Say whether large values of an executor's tasks go there."""
-        return self.connector is not None and executor is not None and executor.reach == "anywhere"
+        if self.connector is None or executor is None or executor in self._avoided:
+            return False
+        return executor.reach == "anywhere"
+
+    def avoid(self, connector: Connector, executor: Executor) -> None:
+        """Workers of an executor do not get what is there."""
+        if connector is self.connector:
+            self._avoided.add(executor)
+            self._changed(None)
 
     def offer(self, service: Any) -> None:
         """A task takes a service, which is starting or ready; its engine keeps it alive."""

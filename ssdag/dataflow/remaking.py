@@ -154,6 +154,7 @@ class Remaking:
                 "reach", "a worker did not get a value that is in %r, so it goes by the driver: %s",
                 keeper.place, error,
             )  # fmt: skip
+            self._values.unreached(keeper, task.executor)
             self._go(task)
             return
         remaking = self.remake(value)

@@ -103,11 +103,15 @@ class Values:
         return next((each for each in self._engine.executors if each.reach == "anywhere"), None)
 
     def _change(self, gone: Connector | None) -> None:
-        """There is an orchestrator to store in, or one is about to end."""
+        """There is an orchestrator to store in, for some; or one is about to end."""
         self.varies = True
         self._engine.reroute()
         if gone is not None and not self._closed:
             self.keeper(gone).end(KEEP_BYTES, "it is stopped")
+
+    def unreached(self, keeper: Keeper, executor: Executor) -> None:
+        """Workers of an executor do not get a value that is there."""
+        self._borrowed.avoid(keeper.place.connector, executor)
 
     def spec(self, app: AppSpec, executor: Executor | None) -> AppSpec:
         """Return the app, or one of the engine's own whose large results are stored.

@@ -6,12 +6,15 @@ from __future__ import annotations
 import concurrent.futures as cf
 import os
 import signal
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 import ssdag
+from ssdag.connectors import storing
+from ssdag.connectors.redis import RedisConnector
 from ssdag.connectors.stored import StoredValue
 from ssdag.errors import SsdagError
 from ssdag.executors import FuturesExecutor, LocalExecutor, PilotExecutor
@@ -22,6 +25,7 @@ from tests.integration import value_bodies as bodies
 from tests.integration.test_by_reference import BYTES, N, counting, load
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.clusters.cluster import SlurmCluster
@@ -41,8 +45,8 @@ def outside() -> str:
 class Elsewhere(FuturesExecutor):
     """A pool that has workers on other machines, for all that the engine knows."""
 
-    def __init__(self) -> None:
-        super().__init__(lambda: cf.ProcessPoolExecutor(1), label="elsewhere")
+    def __init__(self, begin: Callable[[], None] | None = None) -> None:
+        super().__init__(lambda: cf.ProcessPoolExecutor(1, initializer=begin), label="elsewhere")
 
     def _open(self) -> None:
         super()._open()
@@ -163,6 +167,51 @@ def test_killed_under_its_values(outside: str) -> None:
         lost = engine.submit(bodies.total, never).exception(DEADLINE_S)
         assert isinstance(lost, SsdagError)
         assert "is lost from" in str(lost)
+
+
+def test_workers_that_do_not_reach_it(
+    outside: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first value tells; the others do not try."""
+    with (
+        load(None, Elsewhere(bodies.cut_off), LocalExecutor(1)),
+        ssdag.Orchestrator(interface=outside) as db,
+    ):
+        there = partial(ssdag.python_app, executors=["elsewhere"])
+        assert there(bodies.given)(db).result(DEADLINE_S)
+        assert there(bodies.total)(np.ones(N)).result(DEADLINE_S) == N
+        assert "did not get a value" in caplog.text
+        written = []
+
+        def write(self: RedisConnector, key: str, parts: Any) -> None:
+            written.append(key)
+
+        monkeypatch.setattr(RedisConnector, "write", write)
+        made = there(bodies.make)(N)
+        assert there(bodies.total)(np.ones(N)).result(DEADLINE_S) == N
+        assert there(bodies.total)(made).result(DEADLINE_S) == N
+        assert type(made._result) is np.ndarray
+        assert not written
+
+
+def test_a_store_that_fails_slowly_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+
+    class Slow:
+        def write(self, key: str, parts: Any) -> None:
+            tries.append(key)
+            raise OSError("nobody is there")
+
+    monkeypatch.setattr(storing, "opened", lambda blob: Slow())
+    monkeypatch.setattr(storing, "_AVOIDED_UNTIL", {})
+    body = storing.Storing(bodies.make, b"place", "", 1000, None, always=True)
+    assert body(N).sum() == N
+    assert body(N).sum() == N
+    assert len(tries) == 2  # it had said so at once
+    monkeypatch.setattr(storing, "_SLOW_S", -1.0)
+    for _ in range(3):
+        assert body(N).sum() == N
+    assert len(tries) == 3
 
 
 def test_one_on_each_node_is_none(tmp_path: Path) -> None:

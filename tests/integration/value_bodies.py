@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ssdag.client.transport.address import Address
 from ssdag.connectors.base import Connector
 from ssdag.connectors.directory import DirectoryConnector
 from ssdag.connectors.lazy import is_resolved
@@ -63,6 +64,19 @@ def totals(arrays: list[Array], **named: Array) -> float:
 
 def size(data: bytes) -> int:
     return len(data)
+
+
+def cut_off() -> None:
+    """Let this worker reach no server."""
+
+    def connect(self: Address, timeout_s: float | None) -> Any:
+        raise OSError(f"no route to {self}")
+
+    Address.connect = connect  # type: ignore[method-assign]
+
+
+def given(db: Any) -> bool:
+    return db is not None
 
 
 def ping(db: Any) -> bool:
