@@ -216,9 +216,16 @@ class RedisCluster:
     def end_move(
         self, slot: int, target: Server, primaries: Sequence[Server] | None = None
     ) -> None:
-        """Tell the primaries that the slot has moved, the new owner first."""
+        """Tell the primaries that the slot has moved, the new owner first.
+
+        That one must know of all claims before, to outdo them: a message that is still under
+        way with an old owner's newer claim takes the slot back, and its keys are dropped.
+        """
+        primaries = primaries or self.primaries
+        newest = max(_epoch(server, "my") for server in primaries)
+        wait_until(lambda: _epoch(target, "current") >= newest, 30, "the new owner knows")
         name = target.call("CLUSTER", "MYID").decode()
-        for server in sorted(primaries or self.primaries, key=lambda s: s is not target):
+        for server in sorted(primaries, key=lambda s: s is not target):
             server.call("CLUSTER", "SETSLOT", slot, "NODE", name)
 
     def move(self, slot: int, source: Server, target: Server) -> None:
@@ -258,6 +265,12 @@ def answers(server: Server) -> bool:
 def well(server: Server) -> bool:
     """Return whether a server says that its cluster is well."""
     return b"cluster_state:ok" in server.call("CLUSTER", "INFO")
+
+
+def _epoch(server: Server, which: str) -> int:
+    """Return the number of a server's claim ("my"), or the newest that it knows ("current")."""
+    said = server.call("CLUSTER", "INFO").decode()
+    return int(said.partition(f"cluster_{which}_epoch:")[2].splitlines()[0])
 
 
 _lock = threading.Lock()
