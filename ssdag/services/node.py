@@ -169,7 +169,10 @@ class ServiceNode(ABC):
             return  # a forked child: the service is the parent's
         while self._leaving:
             if leave := self._leaving.pop()():
-                leave()
+                try:
+                    leave()
+                except Exception:  # it ends all the same
+                    _log.exception("what uses %s did not let go of it", self.name)
         self._stopping.set()
         with self._work:
             with self._lock:
