@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-import socket
-import subprocess
 from typing import TYPE_CHECKING
 
-import psutil
-
-from tests.integration.namespaces import refusal
+from ssdag.services.servers.node_facts import addresses_here
+from tests.integration.namespaces import ip, refusal
 
 if TYPE_CHECKING:
+    import psutil
     import pytest
 
 #: Most tests wait more than they compute, but more schedulers at once are slow together.
@@ -52,7 +50,7 @@ def is_ours(process: psutil.Process) -> bool:
 
 
 def _go_apart() -> None:
-    addresses = _addresses()
+    known = addresses_here()
     size = os.statvfs(_SHARED_MEMORY)
     options = f"size={size.f_frsize * size.f_blocks}".encode()
     libc = ctypes.CDLL(None, use_errno=True)
@@ -64,26 +62,9 @@ def _go_apart() -> None:
         if failed:
             raise OSError(ctypes.get_errno(), "no namespaces for a process of the tests")
     # Two ends of a cable: an interface that is up without a way to anybody.
-    _ip("link", "set", "lo", "up")
-    _ip("link", "add", "eth0", "type", "veth", "peer", "name", "end0")
+    ip("link", "set", "lo", "up")
+    ip("link", "add", "eth0", "type", "veth", "peer", "name", "end0")
     for name in ("eth0", "end0"):
-        _ip("link", "set", name, "up")
-    for address in addresses:
-        _ip("addr", "add", address, "dev", "eth0")
-
-
-def _addresses() -> list[str]:
-    """Our addresses but those of loopback, as ``ip addr add`` takes them."""
-    names = psutil.net_if_stats()
-    return [
-        f"{each.address}/24"
-        for name, several in psutil.net_if_addrs().items()
-        for each in several
-        if each.family == socket.AF_INET
-        and names[name].isup
-        and not each.address.startswith("127.")
-    ]
-
-
-def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True)
+        ip("link", "set", name, "up")
+    for address in (each for name, several in known.items() if name != "lo" for each in several):
+        ip("addr", "add", address, "dev", "eth0")

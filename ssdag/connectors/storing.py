@@ -90,12 +90,13 @@ class Storing:
             packed = pack(value)
         except SerializationError:  # said better by who sends it
             return value
+        by_driver = packed if worker else value
         if packed.nbytes < self._threshold:
-            return packed if worker else value
+            return by_driver
         key = self._prefix + secrets.token_hex(8)
         began = time.monotonic()
         if began < _AVOIDED_UNTIL.get(self._blob, began):
-            return packed if worker else value
+            return by_driver
         try:
             opened(self._blob).write(key, packed.parts())
         except (SsdagError, OSError) as error:
@@ -105,7 +106,7 @@ class Storing:
                 _AVOIDED_UNTIL[self._blob] = time.monotonic() + _AVOIDED_S
             told("a result of %d bytes cannot be stored, and is sent to the driver: %s: %s",
                  packed.nbytes, type(error).__name__, error)  # fmt: skip
-            return packed if worker else value
+            return by_driver
         return Arrived(key, packed.nbytes)
 
 

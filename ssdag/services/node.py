@@ -159,7 +159,13 @@ class ServiceNode(ABC):
     def before_end(self, method: Callable[[], None]) -> None:
         """Have a bound method called before it is stopped, while it still serves.
 
-        It is not called if the service dies. It may block, and is held weakly.
+        It is not called if the service dies. What it raises is logged, and the service
+        ends all the same. Does not block.
+
+        Parameters
+        ----------
+        method : callable
+            A bound method, held weakly. It may block: the end waits for it.
         """
         self._leaving.append(weakref.WeakMethod(method))
 

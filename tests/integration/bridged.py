@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ssdag.launchers import Launcher
+from tests.integration.namespaces import ip
 
 if TYPE_CHECKING:
     from ssdag.launchers import Step
@@ -40,37 +41,33 @@ class BridgedHosts:
         self._switch = f"sw{tag}"
         self._cables = [f"sc{tag}h{i + 1}" for i in range(count)]
         try:
-            _ip("link", "add", self._switch, "type", "bridge")
-            _ip("addr", "add", f"{self.ours}/24", "dev", self._switch)
-            _ip("link", "set", self._switch, "up")
+            ip("link", "add", self._switch, "type", "bridge")
+            ip("addr", "add", f"{self.ours}/24", "dev", self._switch)
+            ip("link", "set", self._switch, "up")
             for name, cable, address in zip(self.names, self._cables, self.addresses, strict=True):
-                _ip("netns", "add", name)
-                _ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", name)
-                _ip("link", "set", cable, "master", self._switch)
-                _ip("link", "set", cable, "up")
-                _ip("-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
-                _ip("-n", name, "link", "set", "eth0", "up")
-                _ip("-n", name, "link", "set", "lo", "up")
+                ip("netns", "add", name)
+                ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", name)
+                ip("link", "set", cable, "master", self._switch)
+                ip("link", "set", cable, "up")
+                ip("-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
+                ip("-n", name, "link", "set", "eth0", "up")
+                ip("-n", name, "link", "set", "lo", "up")
         except BaseException:
             self.remove()
             raise
 
     def cut(self, number: int) -> None:
         """Pull the cable of a host, from 0."""
-        _ip("link", "set", self._cables[number], "down")
+        ip("link", "set", self._cables[number], "down")
 
     def remove(self) -> None:
         """Remove all; processes there must have ended."""
         for name in self.names:
             with suppress(subprocess.CalledProcessError):
-                _ip("netns", "del", name)
+                ip("netns", "del", name)
         for link in (*self._cables, self._switch):
             with suppress(subprocess.CalledProcessError):
-                _ip("link", "del", link)
-
-
-def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True, text=True, timeout=30)
+                ip("link", "del", link)
 
 
 @dataclass(frozen=True)

@@ -43,14 +43,14 @@ class Namespace:
         self.name = f"ssdag-{tag}"
         self._near, self._far = f"sn{tag}", f"sf{tag}"
         self.ours, self.theirs = f"10.213.{number}.1", f"10.213.{number}.2"
-        _ip("netns", "add", self.name)
+        ip("netns", "add", self.name)
         try:
-            _ip("link", "add", self._near, "type", "veth", "peer", "name", self._far,
+            ip("link", "add", self._near, "type", "veth", "peer", "name", self._far,
                 "netns", self.name)  # fmt: skip
-            _ip("addr", "add", f"{self.ours}/24", "dev", self._near)
-            _ip("link", "set", self._near, "up")
-            _ip("-n", self.name, "addr", "add", f"{self.theirs}/24", "dev", self._far)
-            _ip("-n", self.name, "link", "set", "lo", "up")
+            ip("addr", "add", f"{self.ours}/24", "dev", self._near)
+            ip("link", "set", self._near, "up")
+            ip("-n", self.name, "addr", "add", f"{self.theirs}/24", "dev", self._far)
+            ip("-n", self.name, "link", "set", "lo", "up")
             self.plug()
         except BaseException:
             self.remove()
@@ -58,19 +58,20 @@ class Namespace:
 
     def plug(self) -> None:
         """Connect it, as at the start."""
-        _ip("-n", self.name, "link", "set", self._far, "up")
-        _ip("-n", self.name, "route", "replace", "default", "via", self.ours)
+        ip("-n", self.name, "link", "set", self._far, "up")
+        ip("-n", self.name, "route", "replace", "default", "via", self.ours)
 
     def unplug(self) -> None:
         """Pull the cable: nothing goes through, and nobody is told."""
-        _ip("-n", self.name, "link", "set", self._far, "down")
+        ip("-n", self.name, "link", "set", self._far, "down")
 
     def remove(self) -> None:
         """Take it away; its cable goes with it."""
         with suppress(subprocess.CalledProcessError):
-            _ip("netns", "del", self.name)
+            ip("netns", "del", self.name)
         subprocess.run(["ip", "link", "del", self._near], capture_output=True, check=False)
 
 
-def _ip(*words: str) -> None:
+def ip(*words: str) -> None:
+    """Run the ip command; raises CalledProcessError."""
     subprocess.run(["ip", *words], check=True, capture_output=True, timeout=20)

@@ -7,6 +7,8 @@ import shutil
 
 import pytest
 
+from ssdag.services.servers.node_facts import addresses_here
+
 #: Parameters of fixtures, for ``Orchestrator(server=...)``.
 SERVERS = [
     pytest.param(None, id="packaged"),
@@ -18,3 +20,11 @@ SERVERS = [
         ),
     ),
 ]
+
+
+def address_outside() -> str:
+    """Return an address of this machine that is not loopback; skips if there is none."""
+    found = [ips[0] for name, ips in addresses_here().items() if name != "lo"]
+    if not found:
+        pytest.skip("this machine has no network but loopback")
+    return found[0].partition("/")[0]

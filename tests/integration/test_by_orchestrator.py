@@ -17,18 +17,16 @@ from ssdag.connectors import storing
 from ssdag.connectors.redis import RedisConnector
 from ssdag.connectors.stored import StoredValue
 from ssdag.errors import SsdagError
-from ssdag.executors import FuturesExecutor, LocalExecutor, PilotExecutor
-from ssdag.providers.slurm import SlurmProvider
-from ssdag.services.servers.node_facts import addresses_here
+from ssdag.executors import FuturesExecutor, LocalExecutor
 from tests.conftest import wait_until
 from tests.integration import value_bodies as bodies
-from tests.integration.test_by_reference import BYTES, N, counting, load
+from tests.integration.servers import address_outside
+from tests.integration.test_by_reference import N, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.clusters.cluster import SlurmCluster
 
 DEADLINE_S = 60.0
 
@@ -36,10 +34,7 @@ DEADLINE_S = 60.0
 @pytest.fixture
 def outside() -> str:
     """An address of this machine that is not loopback."""
-    found = [ips[0] for name, ips in addresses_here().items() if name != "lo"]
-    if not found:
-        pytest.skip("this machine has no network but loopback")
-    return found[0].partition("/")[0]
+    return address_outside()
 
 
 class Elsewhere(FuturesExecutor):
@@ -65,27 +60,6 @@ def way(engine: ssdag.Engine) -> type:
         DEADLINE_S
     ) == pytest.approx(2 * N)
     return type(made._result)
-
-
-def test_nodes_of_a_cluster(
-    outside: str, tmp_path: Path, slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All is submitted before the orchestrator runs."""
-    passed = counting(monkeypatch)
-    provider = SlurmProvider(walltime_s=600, nodes_per_block=2, init_blocks=1, max_blocks=1)
-    executor = PilotExecutor(provider, workers_per_node=1, run_dir=tmp_path / "runs")
-    db = ssdag.Orchestrator(interface=outside)
-    with load(None, executor) as engine:
-        doors = [str(tmp_path / str(i)) for i in range(2)]
-        made = [engine.submit(bodies.meet_and_make, door, doors, N, db) for door in doors]
-        ends = [engine.submit(bodies.nodes_of, made) for _ in range(2)]
-        for end in ends:
-            nodes, total = end.result(DEADLINE_S)
-            assert len(nodes) == 2
-            assert total == 2 * N
-        assert {type(future._result) for future in made} == {StoredValue}
-    assert 0 < sum(passed) < BYTES / 10
-    wait_until(lambda: not slurm.run("squeue", "-h"), DEADLINE_S, "no job is left")
 
 
 def test_only_once_it_is_known(outside: str) -> None:
